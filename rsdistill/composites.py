@@ -1,0 +1,68 @@
+"""Colour pictures of chips: natural and false colour, bands chosen by wavelength."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.bands import NATURAL_COLOUR, BandSet
+
+Limits = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def stretch_limits(
+    images: NDArray[np.generic],
+    bands: BandSet,
+    wavelengths: Sequence[float] = NATURAL_COLOUR,
+    percentiles: tuple[float, float] = (2.0, 98.0),
+) -> Limits:
+    """Black and white points of a composite, shared by all pictures that are to be compared.
+
+    8-bit imagery is shown as it is; other types are stretched between percentiles.
+
+    Args:
+        images: Chips of shape (N, B, H, W) in sensor units.
+        bands: Their bands.
+        wavelengths: Wavelengths in µm to show as red, green and blue.
+        percentiles: Lower and upper percentile of the valid pixels.
+
+    Returns:
+        Two arrays of shape (3,): lower and upper limit of red, green and blue.
+    """
+    chosen = bands.composite(wavelengths)
+    if bands.dtype == "uint8":
+        return np.zeros(3), np.full(3, 255.0)
+    low, high = np.zeros(3), np.ones(3)
+    for position, band in enumerate(chosen):
+        values = np.asarray(images[:, band], dtype=np.float64)
+        valid = np.isfinite(values) & (values != bands.nodata if bands.nodata is not None else True)
+        if valid.any():
+            low[position], high[position] = np.percentile(values[valid], percentiles)
+    # One range for all three keeps hues; the darkest and brightest band set it.
+    return np.full(3, low.min()), np.full(3, max(high.max(), low.min() + 1e-6))
+
+
+def to_rgb(
+    images: NDArray[np.generic],
+    bands: BandSet,
+    wavelengths: Sequence[float] = NATURAL_COLOUR,
+    limits: Limits | None = None,
+) -> NDArray[np.uint8]:
+    """Render chips as 8-bit colour pictures.
+
+    Args:
+        images: Chips of shape (N, B, H, W) in sensor units.
+        bands: Their bands.
+        wavelengths: Wavelengths in µm to show as red, green and blue.
+        limits: From :func:`stretch_limits`; None computes them from these images.
+
+    Returns:
+        Pictures of shape (N, H, W, 3), uint8; invalid pixels are black.
+    """
+    low, high = limits if limits is not None else stretch_limits(images, bands, wavelengths)
+    chosen = np.asarray(images)[:, bands.composite(wavelengths)].astype(np.float64)
+    scaled = (chosen - low[None, :, None, None]) / (high - low)[None, :, None, None]
+    scaled = np.nan_to_num(np.clip(scaled, 0.0, 1.0))
+    return np.round(scaled.transpose(0, 2, 3, 1) * 255.0).astype(np.uint8)

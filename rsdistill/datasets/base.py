@@ -1,0 +1,160 @@
+"""SceneData: train, validation and test views over one scene dataset."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from rsdistill.bands import BandSet
+from rsdistill.classes import ClassInfo
+from rsdistill.errors import DatasetError, UnknownNameError
+from rsdistill.registry import Registry
+
+Sample = dict[str, torch.Tensor]
+
+
+class SceneSource(ABC):
+    """All chips of one dataset, before any split: what a new dataset implements.
+
+    Attributes:
+        name: Registered name of the dataset.
+        classes: Its classes; labels point into them.
+        bands: The bands that :meth:`read` returns, in that order.
+        gsd: Ground sampling distance in metres of what :meth:`read` returns.
+        licence: Licence of the images, in words or as an SPDX identifier.
+        citation: How to cite the dataset.
+        labels: Class position of each chip, int64 (N,).
+        chip_ids: A unique name of each chip, for messages and split files.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    bands: BandSet
+    gsd: float
+    licence: str
+    citation: str
+    labels: NDArray[np.int64]
+    chip_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> NDArray[Any]:
+        """One chip of shape (B, H, W) in sensor units, of ``bands.dtype``.
+
+        Raises:
+            ChipError: If the chip cannot be read or does not fit the dataset.
+        """
+
+    def duplicate_groups(self) -> NDArray[np.int64]:
+        """Group number of each chip (N,): chips with exactly equal pixels share one, so no split parts them."""
+        return np.arange(len(self), dtype=np.int64)
+
+
+class SceneView(Dataset[Sample]):
+    """Some chips of a source, as torchgeo samples.
+
+    Args:
+        source: Where the chips come from.
+        indices: Which of its chips, (n,).
+    """
+
+    def __init__(self, source: SceneSource, indices: NDArray[np.int64]) -> None:
+        self.source, self.indices = source, np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        """Number of chips in the view."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image float32 (B, H, W) in sensor units and label int64."""
+        position = int(self.indices[index])
+        image = torch.from_numpy(self.source.read(position).astype(np.float32))
+        return {"image": image, "label": torch.tensor(int(self.source.labels[position]))}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class positions (n,), without reading a pixel."""
+        return self.source.labels[self.indices]
+
+    @property
+    def chip_ids(self) -> list[str]:
+        """Names of the chips (n,)."""
+        return [self.source.chip_ids[i] for i in self.indices]
+
+    def images(self, which: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Chips stacked to (n, B, H, W) in the sensor's own type; all of the view, or those at ``which``."""
+        chosen = self.indices if which is None else self.indices[which]
+        if not len(chosen):
+            raise DatasetError(f"dataset '{self.source.name}': no chips to stack in this view")
+        return np.stack([self.source.read(int(i)) for i in chosen])
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Three views over one source that never overlap.
+
+    Attributes:
+        source: All chips.
+        train: Chips to learn from.
+        val: Chips cut from train to tune on; may be empty.
+        test: Chips to judge by, never to tune on.
+    """
+
+    source: SceneSource
+    train: SceneView
+    val: SceneView
+    test: SceneView
+
+    @property
+    def name(self) -> str:
+        """Registered name of the dataset."""
+        return self.source.name
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes that labels point to."""
+        return self.source.classes
+
+    @property
+    def bands(self) -> BandSet:
+        """The bands of every chip."""
+        return self.source.bands
+
+    @property
+    def gsd(self) -> float:
+        """Ground sampling distance in metres."""
+        return self.source.gsd
+
+    @property
+    def licence(self) -> str:
+        """Licence of the images."""
+        return self.source.licence
+
+    @property
+    def citation(self) -> str:
+        """How to cite the dataset."""
+        return self.source.citation
+
+    def class_index(self, key: str) -> int:
+        """Position of a class by key.
+
+        Raises:
+            UnknownNameError: If there is no such class.
+        """
+        keys = [c.key for c in self.classes]
+        if key not in keys:
+            raise UnknownNameError(f"class of {self.name}:", key, keys)
+        return keys.index(key)
+
+
+DATASETS: Registry[SceneSource] = Registry("dataset", "rsdistill.datasets")

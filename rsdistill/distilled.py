@@ -1,0 +1,301 @@
+"""DistilledSet: the one artifact that every method makes and every consumer reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
+from rsdistill.classes import ClassInfo
+from rsdistill.composites import stretch_limits, to_rgb
+from rsdistill.errors import ArtifactError, BandError, OptionError, storage_errors
+from rsdistill.provenance import REAL, SYNTHETIC, canonical_json, digest
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+    from torch.utils.data import TensorDataset
+
+_FORMAT = "rsdistill.distilled/1"
+
+
+@dataclass(eq=False)
+class DistilledSet:
+    """A small labelled set of images with its provenance.
+
+    It never holds chip ids, file names or coordinates of the originals.
+
+    Attributes:
+        image: Images of shape (sample, band, y, x) in sensor units, of ``bands.dtype``.
+        label: Class positions of shape (sample,), int64.
+        classes: The classes that labels point to.
+        bands: The bands of the images.
+        gsd: Ground sampling distance in metres.
+        manifest: What made the set: method, options, seed, versions, licence, digital source type.
+        soft_label: Class probabilities of shape (sample, class), float32, or None.
+        caption: One text a sample.
+        score: The teacher's score of each sample, float32, NaN where there is none.
+        verdict: The audit's verdict of each sample (``pass``, ``review``, ``block``), or None.
+
+    Raises:
+        ArtifactError: If the parts do not fit together.
+        BandError: If the images and the band set differ in number of bands.
+    """
+
+    image: NDArray[Any]
+    label: NDArray[np.int64]
+    classes: tuple[ClassInfo, ...]
+    bands: BandSet
+    gsd: float
+    manifest: dict[str, Any]
+    soft_label: NDArray[np.float32] | None = None
+    caption: Sequence[str] = ()
+    score: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    verdict: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Bring parts to their types and check that they fit."""
+        self.label = np.asarray(self.label, np.int64)
+        count = len(self.label)
+        self.caption = tuple(self.caption) or ("",) * count
+        score = np.asarray(self.score, np.float32)
+        self.score = score if score.size else np.full(count, np.nan, np.float32)
+        if self.image.ndim != 4 or len(self.image) != count:
+            raise ArtifactError(
+                f"images of shape {self.image.shape} do not fit {count} labels; expected (sample, band, y, x)"
+            )
+        if self.image.shape[1] != len(self.bands):
+            raise BandError(f"images have {self.image.shape[1]} bands, the band set {len(self.bands)}")
+        self.image = np.ascontiguousarray(self.image, dtype=self.bands.dtype)
+        if count and not (0 <= self.label.min() and self.label.max() < len(self.classes)):
+            raise ArtifactError(f"labels must lie between 0 and {len(self.classes) - 1}")
+        if self.soft_label is not None:
+            self.soft_label = np.asarray(self.soft_label, np.float32)
+            if self.soft_label.shape != (count, len(self.classes)):
+                raise ArtifactError(
+                    f"soft labels have shape {self.soft_label.shape}, expected {(count, len(self.classes))}"
+                )
+        for name, part in (("captions", self.caption), ("scores", self.score), ("verdicts", self.verdict)):
+            if part is not None and len(part) != count:
+                raise ArtifactError(f"{len(part)} {name} do not fit {count} samples")
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.label)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two sets hold the same images, labels, texts, scores and manifest."""
+        return isinstance(other, DistilledSet) and self.seal() == other.seal()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """Running number of each sample within its class, shape (sample,)."""
+        slots = np.zeros(len(self), np.int64)
+        for label in np.unique(self.label):
+            members = np.flatnonzero(self.label == label)
+            slots[members] = np.arange(len(members))
+        return slots
+
+    @property
+    def ipc(self) -> int:
+        """Images per class: the largest number of samples that a class has."""
+        return int(np.bincount(self.label).max()) if len(self) else 0
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the images were generated; False where they are real chips."""
+        return bool(self.manifest.get("digital_source_type", SYNTHETIC) != REAL)
+
+    def content_digest(self) -> str:
+        """sha256 over images, labels, texts and scores."""
+        sha = hashlib.sha256()
+        for array in (self.image, self.label, self.score, self.soft_label):
+            if array is not None:
+                sha.update(f"{array.dtype.str}{array.shape}".encode())
+                sha.update(np.ascontiguousarray(array).tobytes())
+        sha.update(canonical_json([list(self.caption), list(self.verdict or [])]).encode())
+        return sha.hexdigest()
+
+    def seal(self) -> str:
+        """sha256 over content and metadata: it changes when either is altered."""
+        return digest([self.content_digest(), self._metadata()])
+
+    def subset(self, keep: NDArray[Any]) -> DistilledSet:
+        """The samples selected by positions or a boolean mask, with the same metadata."""
+        positions = np.arange(len(self))[keep]
+        return replace(
+            self,
+            image=self.image[positions],
+            label=self.label[positions],
+            soft_label=None if self.soft_label is None else self.soft_label[positions],
+            caption=[self.caption[i] for i in positions],
+            score=self.score[positions],
+            verdict=None if self.verdict is None else [self.verdict[i] for i in positions],
+        )
+
+    def to_xarray(self) -> xr.Dataset:
+        """The set as an xarray dataset, as it lies on disk."""
+        import xarray as xr  # noqa: PLC0415 - half a second that most importers need not pay
+
+        variables: dict[str, Any] = {
+            "image": (("sample", "band", "y", "x"), self.image),
+            "label": ("sample", self.label),
+            "caption": ("sample", np.asarray(self.caption, dtype=object)),
+            "score": ("sample", self.score),
+        }
+        if self.soft_label is not None:
+            variables["soft_label"] = (("sample", "class"), self.soft_label)
+        if self.verdict is not None:
+            variables["verdict"] = ("sample", np.asarray(self.verdict, dtype=object))
+        coords = {
+            "band": np.asarray(self.bands.names, dtype=object),
+            "class": np.asarray([c.key for c in self.classes], dtype=object),
+        }
+        attrs = {"format": _FORMAT, "metadata": canonical_json(self._metadata()), "seal": self.seal()}
+        return xr.Dataset(variables, coords, attrs)
+
+    @classmethod
+    def from_xarray(cls, dataset: xr.Dataset, where: str = "dataset") -> DistilledSet:
+        """Rebuild a set from :meth:`to_xarray`.
+
+        Raises:
+            ArtifactError: If it is not a distilled set, or was altered since it was saved.
+        """
+        if dataset.attrs.get("format") != _FORMAT:
+            raise ArtifactError(f"{where} is not a distilled set of format {_FORMAT}; was it made by rsdistill?")
+        metadata = json.loads(dataset.attrs["metadata"])
+        result = cls(
+            image=dataset["image"].values,
+            label=dataset["label"].values,
+            classes=tuple(ClassInfo(**c) for c in metadata["classes"]),
+            bands=BandSet.from_dict(metadata["bands"]),
+            gsd=metadata["gsd"],
+            manifest=metadata["manifest"],
+            soft_label=dataset["soft_label"].values if "soft_label" in dataset else None,
+            caption=[str(c) for c in dataset["caption"].values],
+            score=dataset["score"].values,
+            verdict=[str(v) for v in dataset["verdict"].values] if "verdict" in dataset else None,
+        )
+        if result.seal() != dataset.attrs.get("seal"):
+            raise ArtifactError(f"{where} was altered after it was made (its seal does not match); make it again")
+        return result
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write the set as netCDF (``.nc``) or zarr (``.zarr``), complete or not at all.
+
+        Raises:
+            ArtifactError: If the file exists and may not be replaced, or has another ending.
+            StorageError: If the folder cannot be written.
+        """
+        path = Path(path)
+        if path.suffix not in (".nc", ".zarr"):
+            raise ArtifactError(f"{path}: a distilled set is saved as .nc or .zarr; change the ending")
+        if path.exists() and not overwrite:
+            raise ArtifactError(f"{path} exists; choose another name or pass overwrite=True")
+        partial = path.with_name(f".partial-{path.name}")
+        with storage_errors(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove(partial)
+                dataset = self.to_xarray()
+                compressed = {"image": {"zlib": True, "complevel": 4}}
+                if path.suffix == ".nc":
+                    dataset.to_netcdf(partial, engine="h5netcdf", encoding=compressed)
+                else:
+                    dataset.to_zarr(partial, mode="w", consolidated=False)
+                _remove(path)
+                os.replace(partial, path)
+            finally:
+                _remove(partial)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> DistilledSet:
+        """Read a set written by :meth:`save`.
+
+        Raises:
+            ArtifactError: If the file is missing, unreadable, of another kind, or altered.
+        """
+        import xarray as xr  # noqa: PLC0415
+
+        path = Path(path)
+        if not path.exists():
+            raise ArtifactError(f"{path} does not exist; name a .nc or .zarr made by rsdistill")
+        try:
+            if path.is_dir():
+                opened = xr.open_zarr(path, consolidated=False)
+            else:
+                opened = xr.open_dataset(path, engine="h5netcdf")
+            with opened as dataset:
+                return cls.from_xarray(dataset.load(), str(path))
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise ArtifactError(f"{path} cannot be read as a distilled set ({error}); make it again") from error
+
+    def as_torch_dataset(self) -> TensorDataset:
+        """Pairs (image float32 (B, H, W) in sensor units, label int64), plus soft labels where there are any."""
+        import torch  # noqa: PLC0415 - export must not load torch
+        from torch.utils.data import TensorDataset  # noqa: PLC0415
+
+        parts = [torch.from_numpy(self.image.astype(np.float32)), torch.from_numpy(self.label)]
+        if self.soft_label is not None:
+            parts.append(torch.from_numpy(self.soft_label))
+        return TensorDataset(*parts)
+
+    def plot(self, colour: str = "natural", columns: int | None = None) -> Figure:
+        """Contact sheet: a row a class, a column a sample.
+
+        Args:
+            colour: ``"natural"`` or ``"false"`` (near infrared shown as red), bands by wavelength.
+            columns: Samples shown of each class; None for all.
+
+        Raises:
+            OptionError: If the colour is unknown.
+        """
+        from matplotlib.figure import Figure  # noqa: PLC0415
+
+        wavelengths = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}.get(colour)
+        if wavelengths is None:
+            raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
+        pictures = to_rgb(self.image, self.bands, wavelengths, stretch_limits(self.image, self.bands, wavelengths))
+        labels = np.unique(self.label)
+        width = max(1, min(columns or self.ipc, self.ipc))
+        figure = Figure(figsize=(1.1 * width + 1.6, 1.1 * len(labels)), layout="compressed")
+        grid = figure.subplots(len(labels), width, squeeze=False)
+        for row, label in zip(grid, labels, strict=True):
+            members = np.flatnonzero(self.label == label)
+            for position, axis in enumerate(row):
+                axis.set_axis_off()
+                if position < len(members):
+                    axis.imshow(pictures[members[position]], interpolation="nearest")
+            row[0].text(
+                -0.08, 0.5, self.classes[label].name, ha="right", va="center", transform=row[0].transAxes, fontsize=9
+            )
+        return figure
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "classes": [{"key": c.key, "name": c.name, "sector": c.sector} for c in self.classes],
+            "bands": self.bands.to_dict(),
+            "gsd": self.gsd,
+            "manifest": self.manifest,
+        }
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
