@@ -146,7 +146,7 @@ class DistilledSet:
 
     def to_xarray(self) -> xr.Dataset:
         """The set as an xarray dataset, as it lies on disk."""
-        import xarray as xr  # noqa: PLC0415 - half a second that most importers need not pay
+        import xarray as xr  # half a second that most importers need not pay
 
         variables: dict[str, Any] = {
             "image": (("sample", "band", "y", "x"), self.image),
@@ -227,7 +227,7 @@ class DistilledSet:
         Raises:
             ArtifactError: If the file is missing, unreadable, of another kind, or altered.
         """
-        import xarray as xr  # noqa: PLC0415
+        import xarray as xr
 
         path = Path(path)
         if not path.exists():
@@ -246,8 +246,8 @@ class DistilledSet:
 
     def as_torch_dataset(self) -> TensorDataset:
         """Pairs (image float32 (B, H, W) in sensor units, label int64), plus soft labels where there are any."""
-        import torch  # noqa: PLC0415 - export must not load torch
-        from torch.utils.data import TensorDataset  # noqa: PLC0415
+        import torch  # export must not load torch
+        from torch.utils.data import TensorDataset
 
         parts = [torch.from_numpy(self.image.astype(np.float32)), torch.from_numpy(self.label)]
         if self.soft_label is not None:
@@ -264,7 +264,7 @@ class DistilledSet:
         Raises:
             OptionError: If the colour is unknown.
         """
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure
 
         wavelengths = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}.get(colour)
         if wavelengths is None:
