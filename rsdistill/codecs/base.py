@@ -1,0 +1,140 @@
+"""Codec: the interface between chips and latents."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from rsdistill.bands import BandSet
+from rsdistill.datasets.base import SceneData
+from rsdistill.errors import ArtifactError
+from rsdistill.registry import Registry
+from rsdistill.training import TrainerOptions
+
+_DESCRIPTION = "codec.json"
+
+
+class Codec(ABC):
+    """Encoder and decoder between chips in sensor units and latents of about unit variance.
+
+    Latents are in the scaled space that the diffusion model sees (diffusers' ``scaling_factor``
+    is applied here, on both ways).
+
+    Attributes:
+        name: Registered name.
+        bands: The bands it encodes and decodes.
+    """
+
+    name: str
+    bands: BandSet
+
+    @property
+    @abstractmethod
+    def latent_channels(self) -> int:
+        """Channels C of the latents."""
+
+    @property
+    @abstractmethod
+    def factor(self) -> int:
+        """How many times smaller latents are than chips along each side."""
+
+    @abstractmethod
+    def fit(self, data: SceneData, folder: str | Path | None = None, trainer: TrainerOptions | None = None) -> Self:
+        """Learn from the train view alone.
+
+        Args:
+            data: The dataset.
+            folder: Where training checkpoints go, to resume from; None keeps none.
+            trainer: Devices and the like.
+        """
+
+    @abstractmethod
+    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of the latents of chips.
+
+        Args:
+            images: Chips of shape (N, B, H, W) in sensor units.
+
+        Returns:
+            Two tensors of shape (N, C, h, w).
+
+        Raises:
+            BandError: If the chips have another number of bands.
+            CodecError: If their sides are no multiple of the codec's factor, or it is not fitted.
+        """
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, h, w) to chips (N, B, H, W) in sensor units, float32, unrounded."""
+
+    @abstractmethod
+    def _save(self, folder: Path) -> dict[str, Any]:
+        """Write weights to a folder and return what :meth:`_load` needs beside them."""
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, folder: Path, description: dict[str, Any]) -> Codec:
+        """Rebuild from what :meth:`_save` wrote and returned."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Chips (N, B, H, W) in sensor units to the posterior mean of their latents (N, C, h, w)."""
+        return self.posterior(images)[0]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the codec: weights in diffusers' folder format, bands and normalisation as JSON."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(folder)}
+        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+        return folder
+
+
+CODECS: Registry[Codec] = Registry("codec", "rsdistill.codecs")
+
+
+def create_codec(name: str, bands: BandSet, **options: Any) -> Codec:
+    """Build an unfitted codec by name.
+
+    Args:
+        name: One of :func:`list_codecs`.
+        bands: The bands that it is to encode.
+        **options: The codec's own options.
+
+    Raises:
+        UnknownNameError: If the name or an option is unknown.
+    """
+    return CODECS.create(name, bands=bands, **options)
+
+
+def list_codecs() -> list[str]:
+    """Names of the codecs there are."""
+    return CODECS.names()
+
+
+def load_codec(folder: str | Path) -> Codec:
+    """Read a codec that :meth:`Codec.save` wrote.
+
+    Raises:
+        ArtifactError: If the folder holds none, or it cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / _DESCRIPTION
+    if not path.exists():
+        raise ArtifactError(f"{folder} holds no codec ({_DESCRIPTION} is missing); fit and save one first")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        kind: Any = CODECS.get(description["codec"]).factory
+        codec: Codec = kind._load(folder, description)
+        return codec
+    except (KeyError, ValueError, OSError) as error:
+        raise ArtifactError(f"codec in {folder} cannot be read ({error}); fit and save it again") from error
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """A tensor shape for messages, such as ``4x64x64``."""
+    return "x".join(str(side) for side in shape)
