@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rsdistill.errors import OptionError, UnknownNameError
+from rsdistill.options import parse_arguments
 
 T = TypeVar("T")
 
@@ -28,11 +28,6 @@ class Entry(Generic[T]):
     factory: Callable[..., T]
     summary: str
     source: str = ""
-
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The factory's named options with their defaults."""
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        return {k: p for k, p in inspect.signature(self.factory).parameters.items() if p.kind in named}
 
 
 class Registry(Generic[T]):
@@ -80,20 +75,21 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: If the name or an option is unknown.
         """
-        entry = self.get(name)
-        self.check_options(name, options)
-        return entry.factory(**options)
+        return self.get(name).factory(**self.parse(name, options))
 
-    def check_options(self, name: str, options: dict[str, Any]) -> None:
-        """Refuse options that the plug-in does not have.
+    def parse(self, name: str, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """Check a plug-in's options and bring them to their types, without building it.
+
+        Args:
+            name: The plug-in.
+            options: Its options.
+            where: Dotted path of the options, for messages.
 
         Raises:
-            UnknownNameError: Naming the option and the nearest valid one.
+            UnknownNameError: If the name or an option is unknown.
+            OptionError: If a value does not fit.
         """
-        known = self.get(name).options()
-        for option in options:
-            if option not in known:
-                raise UnknownNameError(f"option of {self.kind} {name}:", option, known)
+        return parse_arguments(self.get(name).factory, options, where or f"{self.kind}.{name}")
 
     def names(self) -> list[str]:
         """Registered names, sorted."""

@@ -1,0 +1,105 @@
+"""Typed options: plain mappings from YAML and the command line to dataclasses and arguments.
+
+Types and ranges are pydantic's business; naming the option at fault, by its dotted path and with
+the nearest valid name, is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from rsdistill.errors import OptionError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a dataclass of options from a mapping.
+
+    Fields that are dataclasses themselves are built from nested mappings.
+
+    Args:
+        kind: The dataclass.
+        values: Option names to values.
+        where: Dotted path of the mapping, for messages.
+
+    Raises:
+        UnknownNameError: If a name is no field; it names the nearest one.
+        OptionError: If a value has the wrong type, is out of range or is missing.
+    """
+    _require_mapping(values, where)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    _refuse_unknown(values, names, where)
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        parsed[name] = _parse_value(hints[name], value, _join(where, name))
+    try:
+        return kind(**parsed)
+    except TypeError as error:
+        raise OptionError(f"{where or 'options'}: {_missing(error)}") from error
+
+
+def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check keyword arguments for a plug-in's constructor against its signature and types.
+
+    Args:
+        factory: The class or function.
+        values: Argument names to values.
+        where: What they are options of, for messages.
+
+    Returns:
+        The arguments, brought to their types.
+
+    Raises:
+        UnknownNameError: If a name is no argument; it names the nearest one.
+        OptionError: If a value has the wrong type or is out of range.
+    """
+    _require_mapping(values, where)
+    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    hints = typing.get_type_hints(target, include_extras=True)
+    parameters = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _refuse_unknown(values, list(parameters), where)
+    return {
+        name: _parse_value(hints[name], value, _join(where, name)) if name in hints else value
+        for name, value in values.items()
+    }
+
+
+def _parse_value(hint: Any, value: Any, where: str) -> Any:
+    nested = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
+    if nested is not None and isinstance(value, Mapping):
+        return parse_options(typing.cast("type[Any]", nested), value, where)
+    try:
+        return TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        inner = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+        raise OptionError(f"option {where}{inner}: {first['msg']} (given: {value!r})") from error
+
+
+def _require_mapping(values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise OptionError(f"option {where or 'config'} must be a group of options, not {values!r}")
+
+
+def _refuse_unknown(values: Mapping[str, Any], names: list[str], where: str) -> None:
+    for name in values:
+        if name not in names:
+            raise UnknownNameError(f"option {where}." if where else "option", str(name), names)
+
+
+def _missing(error: TypeError) -> str:
+    text = str(error).split("missing ", 1)[-1]
+    return f"missing {text}" if text != str(error) else text
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
