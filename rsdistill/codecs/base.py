@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -15,6 +15,9 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.errors import ArtifactError
 from rsdistill.registry import Registry
 from rsdistill.training import TrainerOptions
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 _DESCRIPTION = "codec.json"
 
@@ -71,6 +74,14 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, h, w) to chips (N, B, H, W) in sensor units, float32, unrounded."""
+
+    @abstractmethod
+    def autoencoder(self) -> AutoencoderKL:
+        """The fitted autoencoder as the ``vae`` of a stock diffusers pipeline.
+
+        Raises:
+            CodecError: If the codec is not fitted.
+        """
 
     @abstractmethod
     def _save(self, folder: Path) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class KLCodec(Codec):
         decoded: torch.Tensor = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
         return normalisation.inverse(decoded)
 
+    def autoencoder(self) -> AutoencoderKL:
+        """The autoencoder itself; see :meth:`Codec.autoencoder`."""
+        return self._fitted()[0]
+
     def _save(self, folder: Path) -> dict[str, Any]:
         vae, normalisation = self._fitted()
         vae.save_pretrained(folder)

@@ -1,0 +1,202 @@
+"""The diffusion model: always the component set of ``diffusers.StableDiffusionPipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rsdistill.codecs.base import Codec
+from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
+from rsdistill.errors import ModelError, UnknownNameError
+
+Prediction = Literal["v_prediction", "epsilon"]
+_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a model that is trained from scratch.
+
+    Attributes:
+        channels: Width of the UNet at each resolution.
+        layers: Residual and attention layers at each resolution.
+        heads: Attention heads of the UNet.
+        text_width: Width of the text encoder.
+        text_layers: Layers of the text encoder.
+        max_tokens: Longest prompt in tokens, start and end included.
+    """
+
+    channels: tuple[int, ...]
+    layers: int
+    heads: int
+    text_width: int
+    text_layers: int
+    max_tokens: int
+
+
+PRESETS = {
+    "tiny": Preset((64, 128), 1, 4, 64, 2, 32),
+    "compact": Preset((96, 192), 1, 4, 96, 2, 32),
+    "small": Preset((128, 256, 512), 2, 8, 256, 4, 77),
+}
+
+
+@dataclass
+class DiffusionModel:
+    """Text-to-image latent diffusion for any codec.
+
+    Attributes:
+        vae: The codec's autoencoder.
+        text_encoder: Prompts to embeddings.
+        tokenizer: Prompts to tokens.
+        unet: The denoiser.
+        scheduler: Noise schedule and prediction type.
+    """
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: DDIMScheduler
+
+    @classmethod
+    def from_scratch(
+        cls, preset: str, codec: Codec, captions: Iterable[str], size: int, prediction: Prediction, seed: int
+    ) -> DiffusionModel:
+        """Build an untrained model whose shape is a preset's.
+
+        Args:
+            preset: One of ``PRESETS``.
+            codec: Fitted codec whose latents it will model.
+            captions: Texts that the tokenizer learns from.
+            size: Side of the chips in pixels.
+            prediction: What the UNet predicts.
+            seed: Seed of the initial weights.
+
+        Raises:
+            UnknownNameError: If the preset is unknown.
+            ModelError: If the chips are too small for the preset.
+        """
+        if preset not in PRESETS:
+            raise UnknownNameError("diffusion preset", preset, PRESETS)
+        shape = PRESETS[preset]
+        side, depth = size // codec.factor, len(shape.channels)
+        if side % 2 ** (depth - 1):
+            raise ModelError(
+                f"latents of {side}x{side} cannot be halved {depth - 1} time(s) for preset '{preset}'; "
+                f"set data.size to a multiple of {codec.factor * 2 ** (depth - 1)}"
+            )
+        tokenizer = build_tokenizer(captions, shape.max_tokens)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            text_encoder = build_text_encoder(tokenizer, shape.text_width, shape.text_layers, shape.heads)
+            unet = UNet2DConditionModel(
+                sample_size=side,
+                in_channels=codec.latent_channels,
+                out_channels=codec.latent_channels,
+                block_out_channels=shape.channels,
+                layers_per_block=shape.layers,
+                down_block_types=("CrossAttnDownBlock2D",) * depth,
+                up_block_types=("CrossAttnUpBlock2D",) * depth,
+                cross_attention_dim=shape.text_width,
+                attention_head_dim=shape.heads,
+                norm_num_groups=_GROUPS,
+            )
+        return cls(codec.autoencoder(), text_encoder, tokenizer, unet, _scheduler(prediction))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet's weights are."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def prediction(self) -> str:
+        """What the UNet predicts: ``epsilon`` or ``v_prediction``."""
+        return str(self.scheduler.config.prediction_type)
+
+    def to(self, device: torch.device) -> DiffusionModel:
+        """Move the trainable parts to a device."""
+        self.unet.to(device)
+        self.text_encoder.to(device)
+        return self
+
+    def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts to token ids, int64 (n, tokens); longer ones are cut as stock pipelines do."""
+        ids: torch.Tensor = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return ids
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts to text embeddings (n, tokens, width)."""
+        hidden: torch.Tensor = self.text_encoder(self.tokenize(prompts).to(self.device)).last_hidden_state
+        return hidden
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The same parts as a stock diffusers pipeline."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model in diffusers' folder format; a stock pipeline loads it."""
+        folder = Path(folder)
+        self.pipeline().save_pretrained(folder, safe_serialization=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> DiffusionModel:
+        """Read a model from a folder in diffusers' format.
+
+        Raises:
+            ModelError: If the folder holds none, or it cannot be read.
+        """
+        folder = Path(folder)
+        if not (folder / "model_index.json").exists():
+            raise ModelError(f"{folder} holds no diffusion model (model_index.json is missing); train one first")
+        parts: dict[str, Any] = {
+            "vae": AutoencoderKL,
+            "text_encoder": CLIPTextModel,
+            "tokenizer": CLIPTokenizer,
+            "unet": UNet2DConditionModel,
+            "scheduler": DDIMScheduler,
+        }
+        try:
+            loaded = {name: kind.from_pretrained(folder / name, local_files_only=True) for name, kind in parts.items()}
+        except (OSError, ValueError) as error:
+            raise ModelError(f"diffusion model in {folder} cannot be read ({error}); train it again") from error
+        for name in ("vae", "text_encoder", "unet"):
+            loaded[name].eval().requires_grad_(False)
+        return cls(**loaded)
+
+
+def _scheduler(prediction: Prediction) -> DDIMScheduler:
+    # Zero terminal SNR lets v prediction learn mean brightness; with epsilon it would divide by zero.
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=prediction == "v_prediction",
+    )

@@ -1,0 +1,112 @@
+"""Sampling latents from a diffusion model, guided by prototypes; the scheduler stays diffusers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from rsdistill.diffusion.formulas import predicted_x0
+from rsdistill.diffusion.guidance import GuidanceOptions, guide
+from rsdistill.diffusion.model import DiffusionModel
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tiles are drawn.
+
+    Attributes:
+        steps: Scheduler steps.
+        text_scale: Classifier-free guidance scale; 1 turns it off.
+        batch: Samples drawn at a time; it does not change the result.
+        guidance: Prototype guidance.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 25
+    text_scale: Annotated[float, Field(ge=1)] = 1.5
+    batch: Annotated[int, Field(ge=1)] = 64
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    prototypes: torch.Tensor | None = None,
+    options: SamplingOptions | None = None,
+    progress: bool = True,
+) -> torch.Tensor:
+    """Draw one latent for each prompt.
+
+    Each sample has a random generator of its own, so the batch that it is drawn in does not matter.
+
+    Args:
+        model: A trained model.
+        prompts: One text a sample.
+        seeds: One seed a sample.
+        prototypes: Guiding latents (n, C, h, w); None draws from text alone.
+        options: Steps, scales, batch.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Clean latents (n, C, h, w) on the CPU.
+    """
+    options = options or SamplingOptions()
+    side = model.unet.config.sample_size
+    shape = (model.unet.config.in_channels, side, side)
+    texts = list(dict.fromkeys([*prompts, ""]))
+    embeddings = dict(zip(texts, model.embed(texts), strict=True))
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    drawn = []
+    with tqdm(total=len(prompts), desc="sample", unit="tile", leave=False, disable=not progress) as bar:
+        for start in range(0, len(prompts), options.batch):
+            part = slice(start, start + options.batch)
+            text = torch.stack([embeddings[prompt] for prompt in prompts[part]])
+            guides = None if prototypes is None else prototypes[part].to(model.device)
+            drawn.append(_denoise(model, noise[part].to(model.device), text, embeddings[""], guides, options).cpu())
+            bar.update(len(text))
+    return torch.cat(drawn)
+
+
+def _denoise(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+    prototypes: torch.Tensor | None,
+    options: SamplingOptions,
+) -> torch.Tensor:
+    scheduler = deepcopy(model.scheduler)
+    scheduler.set_timesteps(options.steps, device=model.device)
+    latents = latents * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        output = _predict(model, scheduler.scale_model_input(latents, timestep), timestep, text, empty, options)
+        if prototypes is not None and options.guidance.active(step, options.steps):
+            alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(latents)
+            clean = predicted_x0(output, latents, alpha_bar, model.prediction)
+            latents = guide(latents, clean, prototypes, alpha_bar, options.guidance)
+        latents = scheduler.step(output, timestep, latents).prev_sample
+    return latents
+
+
+def _predict(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+    options: SamplingOptions,
+) -> torch.Tensor:
+    """Model output with classifier-free guidance (Ho and Salimans 2022)."""
+    if options.text_scale == 1.0:
+        with_text: torch.Tensor = model.unet(latents, timestep, text).sample
+        return with_text
+    both = torch.cat([empty.expand_as(text), text])
+    without, with_text = model.unet(latents.repeat(2, 1, 1, 1), timestep, both).sample.chunk(2)
+    return without + options.text_scale * (with_text - without)

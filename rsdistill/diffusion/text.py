@@ -1,0 +1,69 @@
+"""Tokenizer and text encoder of models trained from scratch, in CLIP's formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_SUFFIX = "</w>"
+_VOCABULARY = 2048
+
+
+def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges are learned from the captions at hand.
+
+    Every byte is in the vocabulary, so any later text can be encoded too.
+
+    Args:
+        corpus: Texts to learn from.
+        max_tokens: Longest sequence, start and end included.
+
+    Returns:
+        A tokenizer that ``transformers`` saves and loads like CLIP's own.
+    """
+    learner = FastTokenizer(models.BPE(end_of_word_suffix=_SUFFIX))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        end_of_word_suffix=_SUFFIX,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    # Words apart, as CLIP's own splitting has them: a blank never becomes part of a token.
+    words = sorted({word for text in corpus for word in text.split()})
+    learner.train_from_iterator(words, trainer)
+    merges = _merges(learner)
+    symbols = [*alphabet, *(letter + _SUFFIX for letter in alphabet), *("".join(pair) for pair in merges)]
+    vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys([*symbols, _START, _END]))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIPTextModel:
+    """A small CLIP text encoder for a tokenizer, with weights from torch's current random state."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _merges(learner: FastTokenizer) -> list[tuple[str, str]]:
+    pairs = json.loads(learner.to_str())["model"]["merges"]
+    return [(left, right) for left, right in pairs]
