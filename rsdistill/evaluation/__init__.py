@@ -1,0 +1,79 @@
+"""Evaluation of a distilled set: students trained on it, beside random real chips and the full data.
+
+Names are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsdistill.evaluation.learning import Student, evaluate_student, predict, train_student
+    from rsdistill.evaluation.metrics import (
+        Scores,
+        alpha_score,
+        ars,
+        average_accuracy,
+        cohen_kappa,
+        confusion_matrix,
+        coverage,
+        hlr,
+        ior,
+        lrs,
+        overall_accuracy,
+    )
+    from rsdistill.evaluation.protocol import evaluate
+    from rsdistill.evaluation.recipe import Recipe
+    from rsdistill.evaluation.results import EvaluationReport, Row
+    from rsdistill.evaluation.students import STUDENTS
+
+__all__ = [
+    "STUDENTS",
+    "EvaluationReport",
+    "Recipe",
+    "Row",
+    "Scores",
+    "Student",
+    "alpha_score",
+    "ars",
+    "average_accuracy",
+    "cohen_kappa",
+    "confusion_matrix",
+    "coverage",
+    "evaluate",
+    "evaluate_student",
+    "hlr",
+    "ior",
+    "lrs",
+    "overall_accuracy",
+    "predict",
+    "train_student",
+]
+
+_HOMES = {
+    "learning": ("Student", "evaluate_student", "predict", "train_student"),
+    "protocol": ("evaluate",),
+    "recipe": ("Recipe",),
+    "results": ("EvaluationReport", "Row"),
+    "students": ("STUDENTS",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module, once.
+
+    Raises:
+        AttributeError: If the name is not public.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    home = next((module for module, names in _HOMES.items() if name in names), "metrics")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, whether imported yet or not."""
+    return sorted(__all__)

@@ -1,0 +1,190 @@
+"""Chips as the audit and the students see them: small copies in sensor units, and one normalisation.
+
+Only these small copies stay in memory; chips at their own size are read in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from rsdistill.bands import BandSet
+from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.errors import DatasetError
+
+_BLOCK = 64
+# Chips that the statistics of a dataset are taken from; more would not move a mean or a percentile.
+_STATISTICS_CHIPS = 512
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Robust normalisation of each band by statistics of real training chips.
+
+    Values are cut to the range that holds 99.8 % of the real ones, so that neither a dead pixel nor a
+    wild generated value rules a distance, then brought to mean 0 and standard deviation 1. Invalid
+    pixels become 0, the mean.
+
+    Attributes:
+        low: Smallest value kept, of shape (B,), sensor units.
+        high: Largest value kept, of shape (B,), sensor units.
+        mean: Mean of the cut values, of shape (B,), sensor units.
+        std: Standard deviation of the cut values, of shape (B,), sensor units.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @classmethod
+    def of(cls, images: torch.Tensor) -> Normalisation:
+        """Take the statistics of images (n, B, H, W) in sensor units; NaN marks invalid pixels.
+
+        Raises:
+            DatasetError: If a band has no valid pixel at all.
+        """
+        planes = images.movedim(1, 0).flatten(1).double().numpy()
+        empty = np.flatnonzero(~np.isfinite(planes).any(axis=1))
+        if empty.size:
+            raise DatasetError(f"band number {empty[0]} has no valid pixel in the training chips; leave the band out")
+        low, high = np.nanpercentile(planes, [0.1, 99.9], axis=1)
+        cut = np.clip(planes, low[:, None], high[:, None])
+        std = np.nanstd(cut, axis=1)
+        # A band that never varies carries nothing: it becomes 0 everywhere.
+        parts = (low, high, np.nanmean(cut, axis=1), np.where(std > 0, std, 1.0))
+        return cls(*(torch.from_numpy(np.asarray(part, np.float32)) for part in parts))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise images (n, B, H, W) in sensor units, on their own device."""
+        low, high, mean, std = (
+            part.to(images.device)[None, :, None, None] for part in (self.low, self.high, self.mean, self.std)
+        )
+        return torch.nan_to_num((images.clamp(low, high) - mean) / std)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain lists, for digests and JSON."""
+        return {name: getattr(self, name).tolist() for name in ("low", "high", "mean", "std")}
+
+
+@dataclass(frozen=True)
+class Chips:
+    """Small copies of the chips of one view.
+
+    Attributes:
+        images: Copies in sensor units, float32 (n, B, S, S); NaN marks invalid pixels.
+        labels: Class positions, int64 (n,).
+    """
+
+    images: torch.Tensor
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RealChips:
+    """Small copies of all real chips of a dataset, read once and used by every comparison.
+
+    Attributes:
+        train: Chips that were learnt from.
+        val: Chips held out to tune on; may be empty.
+        test: Chips held out to judge by.
+        normalisation: Of the training chips.
+    """
+
+    train: Chips
+    val: Chips
+    test: Chips
+    normalisation: Normalisation
+
+    @classmethod
+    def read(cls, data: SceneData, size: int | None) -> RealChips:
+        """Read every chip of a dataset once, in blocks.
+
+        Args:
+            data: The real chips.
+            size: Side of the copies in pixels; None keeps the chips' own size.
+        """
+        train, val, test = (read_chips(view, data.bands, size) for view in (data.train, data.val, data.test))
+        return cls(train, val, test, Normalisation.of(train.images[spread(len(train), _STATISTICS_CHIPS)]))
+
+    @property
+    def held_out(self) -> Chips:
+        """Validation and test chips together: what no distiller learnt from."""
+        if not len(self.val):
+            return self.test
+        images = torch.cat([self.val.images, self.test.images])
+        return Chips(images, np.concatenate([self.val.labels, self.test.labels]))
+
+
+def read_chips(view: SceneView, bands: BandSet, size: int | None) -> Chips:
+    """Small copies of a view's chips, read in blocks.
+
+    Args:
+        view: The chips.
+        bands: Their bands.
+        size: Side of the copies in pixels; None keeps the chips' own size.
+    """
+    if not len(view):
+        side = size or 1
+        return Chips(torch.empty(0, len(bands), side, side), np.empty(0, np.int64))
+    parts = [shrink(view.images(positions), bands, size) for positions in blocks(len(view))]
+    return Chips(torch.cat(parts), view.labels)
+
+
+def shrink(images: NDArray[Any], bands: BandSet, size: int | None) -> torch.Tensor:
+    """Copies of images in sensor units at another size, by the mean of the valid pixels of each cell.
+
+    Args:
+        images: Images of shape (n, B, H, W) in sensor units.
+        bands: Their bands; pixels equal to ``bands.nodata`` are invalid.
+        size: Side of the copies in pixels; None keeps the images' own size.
+
+    Returns:
+        Float32 tensor (n, B, size, size); NaN where a cell has no valid pixel.
+    """
+    pixels = torch.from_numpy(np.asarray(images, np.float32))
+    if bands.nodata is not None:
+        pixels = torch.where(pixels == bands.nodata, torch.nan, pixels)
+    return pixels if size is None else resize(pixels, size)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bring images (n, B, H, W) to (n, B, size, size); cells without a valid pixel stay NaN.
+
+    Smaller copies hold cell means, larger ones are interpolated linearly.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    valid = torch.isfinite(images)
+    if bool(valid.all()):
+        return _interpolate(images, size)
+    weight = _interpolate(valid.float(), size)
+    total = _interpolate(torch.where(valid, images, 0.0), size)
+    return torch.where(weight > 0, total / weight.clamp_min(1e-6), torch.nan)
+
+
+def blocks(count: int, block: int = _BLOCK) -> Iterator[NDArray[np.int64]]:
+    """Positions 0 to ``count`` - 1 in consecutive blocks."""
+    for start in range(0, count, block):
+        yield np.arange(start, min(start + block, count))
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` positions spread evenly over 0 to ``count`` - 1."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _interpolate(images: torch.Tensor, size: int) -> torch.Tensor:
+    if min(images.shape[-2:]) >= size:
+        return functional.interpolate(images, (size, size), mode="area")
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)

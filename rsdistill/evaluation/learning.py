@@ -1,0 +1,179 @@
+"""Train one student, and score it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from rsdistill.audit.pixels import Normalisation, blocks, resize
+from rsdistill.errors import OptionError
+from rsdistill.evaluation.metrics import Scores
+from rsdistill.evaluation.recipe import Recipe
+from rsdistill.evaluation.students import STUDENTS
+from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, step_generator
+
+_TEST_BATCH = 256
+# Largest shift as a share of the side, and spread of the brightness in standard deviations of a band.
+_SHIFT = 1 / 8
+_BRIGHTNESS = 0.2
+# Streams of random numbers that must not repeat each other.
+_START, _ORDER, _AUGMENT = range(3)
+
+
+class Student(nn.Module):
+    """A network together with what its inputs need: it takes chips in sensor units, of any size.
+
+    Args:
+        network: From normalised chips (n, B, S, S) to logits (n, classes).
+        normalisation: Of each band.
+        size: Side in pixels that chips are brought to; None keeps their own.
+    """
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation, size: int | None) -> None:
+        super().__init__()
+        self.network, self._normalisation, self._size = network, normalisation, size
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Chips (n, B, H, W) in sensor units, NaN where invalid, as the network sees them."""
+        images = images.float()
+        return self._normalisation(images if self._size is None else resize(images, self._size))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes) of chips (n, B, H, W) in sensor units; NaN marks invalid pixels."""
+        logits: torch.Tensor = self.network(self.prepare(images))
+        return logits
+
+
+def train_student(
+    images: NDArray[Any] | torch.Tensor,
+    labels: NDArray[np.int64],
+    soft_labels: NDArray[np.float32] | None,
+    recipe: Recipe,
+    n_classes: int,
+    seed: int,
+    normalisation: Normalisation,
+    options: TrainerOptions | None = None,
+    label: str = "student",
+) -> Student:
+    """Train a student on labelled images; the model after the last step is returned.
+
+    Args:
+        images: Shape (n, B, H, W) in sensor units; NaN marks invalid pixels.
+        labels: Class positions, int64 (n,).
+        soft_labels: Class probabilities (n, n_classes), or None. They are the target if there are any and
+            ``recipe.soft`` holds: cross-entropy to them, which differs from the Kullback-Leibler
+            divergence by a constant.
+        recipe: How to train.
+        n_classes: Number of classes that the student tells apart.
+        seed: Seed of start, order and augmentation; equal seeds give equal students.
+        normalisation: Of each band; the same for every student that is to be compared.
+        options: Device and precision; one device is used.
+        label: Name on the progress bar.
+
+    Returns:
+        The student, in evaluation mode.
+
+    Raises:
+        OptionError: If there are no images, labels do not fit them, or the chips are too small for the student.
+        UnknownNameError: If the student or one of its options is unknown.
+        DeviceError: If the device or precision is not available.
+    """
+    pixels = torch.as_tensor(np.asarray(images, np.float32) if isinstance(images, np.ndarray) else images)
+    if not len(pixels) or len(pixels) != len(labels) or not 0 <= min(labels) <= max(labels) < n_classes:
+        raise OptionError(f"a student needs images with one label below {n_classes} each; {len(labels)} labels given")
+    side = recipe.size or min(pixels.shape[-2:])
+    single = replace(options or TrainerOptions(), devices=1, num_nodes=1, strategy="auto")
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(seed, _START))
+        network = STUDENTS.create(
+            recipe.student, bands=pixels.shape[1], classes=n_classes, size=side, **recipe.student_options
+        )
+        student = Student(network, normalisation, recipe.size)
+        inputs = torch.cat([student.prepare(pixels[torch.from_numpy(part)]) for part in blocks(len(pixels))])
+        targets = torch.as_tensor(soft_labels if soft_labels is not None and recipe.soft else np.asarray(labels))
+        batches = StepBatches(
+            lambda chosen: (inputs[chosen], targets[chosen]), len(inputs), recipe.batch, derived_seed(seed, _ORDER)
+        )
+        fit(_Learner(network, recipe, seed), batches, recipe.steps, options=single, label=label)
+    return student.eval()
+
+
+@torch.inference_mode()
+def predict(student: nn.Module, images: NDArray[Any] | torch.Tensor) -> NDArray[np.int64]:
+    """Class positions (n,) that a student gives images (n, B, H, W) in sensor units."""
+    device = next(student.parameters()).device
+    found = []
+    for part in blocks(len(images), _TEST_BATCH):
+        chips = images[part]
+        batch = chips if isinstance(chips, torch.Tensor) else torch.from_numpy(np.asarray(chips, np.float32))
+        found.append(student(batch.to(device)).argmax(1).cpu())
+    return np.asarray(torch.cat(found).numpy(), np.int64)
+
+
+def evaluate_student(student: nn.Module, images: NDArray[Any] | torch.Tensor, labels: NDArray[np.int64]) -> Scores:
+    """Score a student on labelled images (n, B, H, W) in sensor units, block by block on its own device.
+
+    Raises:
+        OptionError: If the labels do not fit the images or there are none.
+    """
+    if not len(images):
+        raise OptionError("there are no images to score a student on; choose a split with test chips")
+    return Scores.of(labels, predict(student, images))
+
+
+def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flip, turn by quarters, shift and brighten each image at random, all at once.
+
+    Args:
+        images: Normalised, of shape (n, B, H, W); quarter turns need H = W and are left out otherwise.
+        generator: CPU generator of the draws.
+
+    Returns:
+        Images of the same shape; shifts fill the border by reflection.
+    """
+    count, _, height, width = images.shape
+    down, right, transpose = torch.rand(3, count, generator=generator) < 0.5
+    rows = _shifted(count, height, down, generator).to(images.device)
+    columns = _shifted(count, width, right, generator).to(images.device)
+    brightness = _BRIGHTNESS * torch.randn(count, 1, 1, 1, generator=generator).to(images.device)
+    if height == width:
+        images = torch.where(transpose.to(images.device)[:, None, None, None], images.transpose(2, 3), images)
+    each = torch.arange(count, device=images.device)[:, None, None]
+    moved = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2) + brightness
+
+
+def _shifted(count: int, side: int, flip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Source position (count, side) of every row or column after a random shift and a flip where asked."""
+    reach = int(side * _SHIFT)
+    shift = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
+    last = side - 1
+    source = last - (last - (torch.arange(side) + shift).abs()).abs()
+    return torch.where(flip[:, None], source.flip(1), source)
+
+
+class _Learner(lightning.LightningModule):
+    """Cross-entropy, AdamW and a cosine, as the recipe says."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        self.network, self._recipe, self._seed = network, recipe, seed
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        images, targets = batch
+        if self._recipe.augment:
+            images = augmented(images, step_generator(self._seed, _AUGMENT, self.global_step))
+        return functional.cross_entropy(self.network(images), targets)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self._recipe
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=recipe.steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
