@@ -1,0 +1,242 @@
+"""One tile as a cloud-optimised GeoTIFF that says what it is and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+from rsdistill.bands import NATURAL_COLOUR, BandSet
+from rsdistill.errors import ExportError, storage_errors
+from rsdistill.export.encoding import Encoding
+from rsdistill.export.facts import Facts, Tile
+from rsdistill.export.tiff_tags import clear_alpha
+
+# Key of the JSON document in the default metadata domain: COG drops keys of other domains.
+DOCUMENT_KEY = "RSDISTILL"
+# Sidecar files that other programs write must not appear while we write.
+_ENVIRONMENT = {"GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1"}
+_BLOCK, _BLOCK_STEP = 256, 16
+# A band with its centre in one of these ranges (µm) is shown by that name.
+_RANGES = {
+    ColorInterp.coastal: (0.40, 0.45),
+    ColorInterp.rededge: (0.69, 0.79),
+    ColorInterp.nir: (0.79, 1.00),
+    ColorInterp.swir: (1.00, 3.00),
+}
+_STATISTICS = ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV", "VALID_PERCENT")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written for one tile.
+
+    Attributes:
+        sha256: Of the file, in hexadecimal.
+        size: Of the file, in bytes.
+        pixels: sha256 of the stored values of shape (band, y, x), little-endian.
+        statistics: For each band its statistics, empty where no pixel is valid.
+    """
+
+    sha256: str
+    size: int
+    pixels: str
+    statistics: tuple[dict[str, float], ...]
+
+
+def write_geotiff(path: Path, pixels: NDArray[Any], tile: Tile, facts: Facts) -> Written:
+    """Write one tile so that the file is either complete or absent.
+
+    Args:
+        path: The file.
+        pixels: Image of shape (band, y, x) in sensor units.
+        tile: What the tile is.
+        facts: What all tiles of the set share.
+
+    Raises:
+        ExportError: If the image has infinite values or no valid pixel at all.
+        StorageError: If the file cannot be written.
+    """
+    try:
+        stored = facts.encoding.encode(pixels)
+    except ExportError as error:
+        raise ExportError(f"tile {tile.name} {error}") from error
+    statistics = band_statistics(stored, facts.encoding)
+    if not any(statistics):
+        raise ExportError(f"tile {tile.name} has no valid pixel in any band; drop it or make the set again")
+    digest = pixel_digest(stored)
+    partial = path.with_name(f".{path.name}.partial")
+    with storage_errors(path):
+        try:
+            _write(partial, stored, tile, facts, statistics, digest)
+            clear_alpha(partial)
+            content = partial.read_bytes()
+            os.replace(partial, path)
+        except rasterio.errors.RasterioIOError as error:
+            _raise_storage(error, partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return Written(hashlib.sha256(content).hexdigest(), len(content), digest, statistics)
+
+
+def describe_written(path: Path, pixels: NDArray[Any], facts: Facts) -> Written:
+    """What :func:`write_geotiff` said of a file that it wrote earlier, for the same arguments."""
+    stored = facts.encoding.encode(pixels)
+    content = path.read_bytes()
+    statistics = band_statistics(stored, facts.encoding)
+    return Written(hashlib.sha256(content).hexdigest(), len(content), pixel_digest(stored), statistics)
+
+
+def tile_document(tile: Tile, facts: Facts, digest: str) -> dict[str, Any]:
+    """The JSON document of a tile: class, caption and provenance.
+
+    Args:
+        tile: What the tile is.
+        facts: What all tiles of the set share.
+        digest: sha256 of its stored values.
+    """
+    return {
+        **facts.document,
+        "name": tile.name,
+        "class": {"key": tile.class_key, "name": tile.class_name, "sector": tile.sector, "label": tile.label},
+        "slot": tile.slot,
+        "caption": tile.caption,
+        "score": tile.score,
+        "verdict": tile.verdict,
+        "pixels_sha256": digest,
+    }
+
+
+def band_statistics(stored: NDArray[Any], encoding: Encoding) -> tuple[dict[str, float], ...]:
+    """Minimum, maximum, mean, standard deviation and share of valid pixels of each band.
+
+    Args:
+        stored: Stored values of shape (band, y, x).
+        encoding: How they are stored.
+
+    Returns:
+        A mapping for each band, empty where no pixel is valid.
+    """
+    mask = encoding.valid(stored)
+    result: list[dict[str, float]] = []
+    for band in range(len(stored)):
+        values = stored[band] if mask is None else stored[band][mask[band]]
+        if not values.size:
+            result.append({})
+            continue
+        figures = (values.min(), values.max(), values.mean(dtype=np.float64), values.std(dtype=np.float64))
+        share = 100.0 * values.size / stored[band].size
+        result.append(dict(zip(_STATISTICS, (*map(float, figures), share), strict=True)))
+    return tuple(result)
+
+
+def pixel_digest(stored: NDArray[Any]) -> str:
+    """sha256 of stored values of shape (band, y, x), little-endian, in hexadecimal."""
+    ordered = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("<"))
+    return hashlib.sha256(ordered.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def colour_interpretation(bands: BandSet) -> tuple[ColorInterp, ...]:
+    """What each band shows, by its wavelength; never alpha."""
+    if len(bands) == 1:
+        return (ColorInterp.gray,)
+    meanings = [_by_range(band.centre) for band in bands]
+    if bands.has(NATURAL_COLOUR):
+        colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        for colour, position in zip(colours, bands.composite(NATURAL_COLOUR), strict=True):
+            meanings[position] = colour
+    return tuple(meanings)
+
+
+def xmp_packet(facts: Facts) -> str:
+    """XMP that tells how the image came to be, and under which terms it may be used."""
+    source, rights = quoteattr(facts.source_type), quoteattr(_rights(facts))
+    return (
+        '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
+        f" Iptc4xmpExt:DigitalSourceType={source} photoshop:Credit={rights}/>"
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+
+
+def _write(
+    path: Path, stored: NDArray[Any], tile: Tile, facts: Facts, statistics: tuple[dict[str, float], ...], digest: str
+) -> None:
+    count, height, width = stored.shape
+    block = min(_BLOCK, -(-max(height, width) // _BLOCK_STEP) * _BLOCK_STEP)
+    with (
+        rasterio.Env(**_ENVIRONMENT),
+        rasterio.open(
+            path,
+            "w",
+            driver="COG",
+            compress="DEFLATE",
+            predictor="YES",
+            blocksize=block,
+            overview_resampling="average",
+            count=count,
+            height=height,
+            width=width,
+            dtype=stored.dtype,
+            nodata=facts.encoding.nodata,
+            crs=CRS.from_wkt(tile.spot.wkt),
+            transform=Affine(*tile.spot.transform),
+        ) as target,
+    ):
+        target.write(stored)
+        target.descriptions = facts.bands.names
+        target.scales, target.offsets = (facts.encoding.scale,) * count, (facts.encoding.offset,) * count
+        target.colorinterp = colour_interpretation(facts.bands)
+        target.update_tags(**_tags(tile, facts, digest))
+        # GDAL wants the packet as one string; rasterio joins a key and a value with "=".
+        key, value = xmp_packet(facts).split("=", 1)
+        target.update_tags(ns="xml:XMP", **{key: value})
+        for number, (band, figures) in enumerate(zip(facts.bands, statistics, strict=True), start=1):
+            optics = {"CENTRAL_WAVELENGTH_UM": band.centre, "FWHM_UM": band.width}
+            target.update_tags(number, ns="IMAGERY", **{k: f"{v:g}" for k, v in optics.items() if v is not None})
+            target.update_tags(number, **{f"STATISTICS_{k}": repr(v) for k, v in figures.items()})
+
+
+def _tags(tile: Tile, facts: Facts, digest: str) -> dict[str, str]:
+    document = json.dumps(tile_document(tile, facts, digest), ensure_ascii=False)
+    return {
+        DOCUMENT_KEY: document,
+        "TIFFTAG_IMAGEDESCRIPTION": f"{tile.class_name} {tile.slot}. {tile.caption} {' '.join(facts.notices)}",
+        "TIFFTAG_SOFTWARE": facts.document["software"],
+        "TIFFTAG_COPYRIGHT": _rights(facts),
+    }
+
+
+def _rights(facts: Facts) -> str:
+    made = "Made from" if facts.synthetic else "Taken from"
+    return f"{made} {facts.dataset}; licence of the dataset: {facts.licence}"
+
+
+def _by_range(centre: float | None) -> ColorInterp:
+    if centre is not None:
+        for meaning, (low, high) in _RANGES.items():
+            if low <= centre < high:
+                return meaning
+    return ColorInterp.undefined
+
+
+def _raise_storage(error: Exception, partial: Path, path: Path) -> None:
+    """Tell a full or read-only disk, which GDAL reports in its own words, from other failures."""
+    if isinstance(error.__cause__, OSError):
+        raise error.__cause__
+    with partial.open("wb") as stream:  # raises the system's own error where writing is not possible
+        stream.write(b"\0" * 65536)
+    raise ExportError(f"{path} cannot be written as GeoTIFF ({error})") from error

@@ -1,0 +1,153 @@
+"""QGIS styles as XML, made without QGIS: tiles by wavelength, footprints by class with labels."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from rsdistill.export.stretch import Composite
+
+DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+# The oldest QGIS that the files are written for; later ones read them as well.
+QGIS_VERSION = "3.22.0"
+LABEL = '"class_name" || \' \' || "slot"'
+_GOLDEN = 0.618033988749895
+
+
+def raster_style(composite: Composite) -> ET.Element:
+    """Style of a tile or mosaic that shows one composite.
+
+    Args:
+        composite: Bands and limits, in physical values as QGIS reads scale and offset.
+    """
+    root = _root()
+    _pipe(root, composite)
+    return root
+
+
+def add_raster_pipe(layer: ET.Element, composite: Composite) -> None:
+    """Put a composite's renderer into a project's layer."""
+    _pipe(layer, composite)
+
+
+def footprint_style(classes: Sequence[str]) -> ET.Element:
+    """Style of the tile index: an outline colour a class, and a label.
+
+    Args:
+        classes: Readable names of the classes, in order.
+    """
+    root = _root(labelsEnabled="1")
+    add_footprint_style(root, classes)
+    return root
+
+
+def add_footprint_style(layer: ET.Element, classes: Sequence[str]) -> None:
+    """Put the categories and labels of the tile index into a style or a project's layer."""
+    renderer = ET.SubElement(
+        layer, "renderer-v2", type="categorizedSymbol", attr="class_name", symbollevels="0", enableorderby="0"
+    )
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for number, name in enumerate([*classes, ""]):
+        label = name or "other (renamed classes)"
+        ET.SubElement(categories, "category", render="true", symbol=str(number), value=name, label=label)
+        _outline(symbols, str(number), class_colour(number) if name else (128, 128, 128))
+    _labels(layer)
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """A colour for the n-th class: neighbours differ much, however many there are."""
+    red, green, blue = colorsys.hsv_to_rgb((0.05 + number * _GOLDEN) % 1.0, 0.85, 0.95 if number % 2 else 0.75)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def to_text(root: ET.Element) -> str:
+    """A QGIS document as text."""
+    ET.indent(root)
+    return DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _root(**attributes: str) -> ET.Element:
+    return ET.Element("qgis", version=QGIS_VERSION, **attributes)
+
+
+def _pipe(parent: ET.Element, composite: Composite) -> None:
+    pipe = ET.SubElement(parent, "pipe")
+    numbers = [str(position + 1) for position in composite.bands]
+    if len(set(numbers)) == 1:
+        attributes = {"type": "singlebandgray", "grayBand": numbers[0], "gradient": "BlackToWhite"}
+        enhanced = ["contrastEnhancement"]
+    else:
+        attributes = {
+            "type": "multibandcolor",
+            **dict(zip(("redBand", "greenBand", "blueBand"), numbers, strict=True)),
+        }
+        enhanced = [f"{colour}ContrastEnhancement" for colour in ("red", "green", "blue")]
+    renderer = ET.SubElement(pipe, "rasterrenderer", alphaBand="-1", opacity="1", **attributes)
+    for name in enhanced:
+        _contrast(renderer, name, composite)
+    # Pixels are shown as they are: smoothing would hide what was generated.
+    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+
+
+def _contrast(renderer: ET.Element, name: str, composite: Composite) -> None:
+    element = ET.SubElement(renderer, name)
+    ET.SubElement(element, "minValue").text = repr(composite.low)
+    ET.SubElement(element, "maxValue").text = repr(composite.high)
+    ET.SubElement(element, "algorithm").text = "StretchToMinimumMaximum"
+
+
+def _outline(parent: ET.Element, name: str, colour: tuple[int, int, int]) -> None:
+    symbol = ET.SubElement(parent, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
+    layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
+    rgb = ",".join(map(str, colour))
+    _properties(
+        layer,
+        {
+            "color": f"{rgb},0",
+            "style": "no",
+            "outline_color": f"{rgb},255",
+            "outline_style": "solid",
+            "outline_width": "0.8",
+            "outline_width_unit": "MM",
+            "joinstyle": "miter",
+        },
+    )
+
+
+def _properties(layer: ET.Element, values: dict[str, str]) -> None:
+    """Symbol properties in the form of QGIS 3.22 and the older one, which other readers know."""
+    options = ET.SubElement(layer, "Option", type="Map")
+    for key, value in values.items():
+        ET.SubElement(options, "Option", name=key, value=value, type="QString")
+    for key, value in values.items():
+        ET.SubElement(layer, "prop", k=key, v=value)
+
+
+def _labels(layer: ET.Element) -> None:
+    labeling = ET.SubElement(layer, "labeling", type="simple")
+    settings = ET.SubElement(labeling, "settings", calloutType="simple")
+    text: dict[str, Any] = {
+        "fieldName": LABEL,
+        "isExpression": "1",
+        "fontFamily": "Sans Serif",
+        "fontSize": "9",
+        "fontSizeUnit": "Point",
+        "textColor": "20,20,20,255",
+        "textOpacity": "1",
+    }
+    style = ET.SubElement(settings, "text-style", text)
+    ET.SubElement(
+        style,
+        "text-buffer",
+        bufferDraw="1",
+        bufferSize="0.8",
+        bufferSizeUnits="MM",
+        bufferColor="255,255,255,255",
+        bufferOpacity="0.8",
+    )
+    # 1 is "over the polygon's centre", where a label never leaves its tile's row.
+    ET.SubElement(settings, "placement", placement="1", centroidInside="1", centroidWhole="1")
+    ET.SubElement(settings, "rendering", drawLabels="1", displayAll="0", scaleVisibility="0", obstacle="0")
