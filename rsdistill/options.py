@@ -73,6 +73,17 @@ def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], wher
     }
 
 
+def plain(value: Any) -> Any:
+    """Options as plain JSON types: dataclasses to mappings, tuples to lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
 def _parse_value(hint: Any, value: Any, where: str) -> Any:
     nested = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
     if nested is not None and isinstance(value, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,10 @@ class Entry(Generic[T]):
     factory: Callable[..., T]
     summary: str
     source: str = ""
+
+    def options(self) -> list[str]:
+        """Names of the factory's options."""
+        return list(inspect.signature(self.factory).parameters)
 
 
 class Registry(Generic[T]):

@@ -1,0 +1,1 @@
+"""Text-to-image latent diffusion: models, training, prototypes, guidance, sampling."""

@@ -1,0 +1,212 @@
+"""Training of the denoiser on cached latents, with the classification-consistency loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import lightning
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from rsdistill.codecs.store import LatentBatch, LatentStore
+from rsdistill.diffusion.formulas import min_snr_weight, predicted_x0, training_target
+from rsdistill.diffusion.model import DiffusionModel
+from rsdistill.diffusion.teacher import LatentTeacher
+from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions:
+    """The classification-consistency loss ``λ·w(t)·L_cls(f(ẑ₀), y)`` with a frozen teacher f.
+
+    Attributes:
+        weight: λ; 0 turns the loss off.
+        target: ``label`` for cross-entropy to y, ``teacher`` for KL from f(z₀) to f(ẑ₀).
+        min_alpha_bar: w(t) is ᾱ_t where that is at least this, else 0: at high noise ẑ₀ says nothing.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    target: Literal["label", "teacher"] = "label"
+    min_alpha_bar: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+@dataclass(frozen=True)
+class DenoisingOptions:
+    """How the denoiser is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Latents a step.
+        lr: Peak learning rate.
+        warm_up: Share of the steps over which the learning rate rises.
+        snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike.
+        text_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
+        ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
+        clip: Largest gradient norm.
+        consistency: The classification-consistency loss.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    batch: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    snr_gamma: Annotated[float, Field(gt=0)] | None = 5.0
+    text_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    consistency: ConsistencyOptions = ConsistencyOptions()
+
+
+def train_denoiser(
+    model: DiffusionModel,
+    latents: LatentStore,
+    prompts: Sequence[str],
+    options: DenoisingOptions,
+    teacher: LatentTeacher | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    trainer: TrainerOptions | None = None,
+) -> DiffusionModel:
+    """Train UNet and text encoder on the train latents; resumes from the folder's checkpoint.
+
+    Args:
+        model: The model to train, changed in place.
+        latents: The latent store.
+        prompts: One prompt a class.
+        options: Training options.
+        teacher: Frozen classifier of latents, needed where the consistency loss is on.
+        seed: Seed of order, timesteps and noise.
+        folder: Where checkpoints and the log go; None keeps none.
+        trainer: Devices and the like.
+
+    Returns:
+        The model, with averaged weights.
+    """
+    train = latents.positions("train", views=True)
+    batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
+    module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed)
+    fit(module, batches, options.steps, folder, trainer, label="train")
+    module.keep_average()
+    model.unet.eval().requires_grad_(False)
+    model.text_encoder.eval().requires_grad_(False)
+    return model.to(resolve_device(trainer))
+
+
+class DenoisingModule(lightning.LightningModule):
+    """Denoising loss on sampled latents plus, where it is on, the consistency loss.
+
+    Args:
+        model: The model to train.
+        tokens: Token ids of each class's prompt and of the empty prompt last, (classes + 1, tokens).
+        options: Training options.
+        teacher: Frozen classifier of latents.
+        seed: Seed of every random draw.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        tokens: torch.Tensor,
+        options: DenoisingOptions,
+        teacher: LatentTeacher | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.options, self.seed, self.prediction = options, seed, model.prediction
+        self.trained = nn.ModuleDict({"unet": model.unet, "text_encoder": model.text_encoder})
+        self.trained.train().requires_grad_(True)
+        self.average = AveragedModel(self.trained, avg_fn=self._average) if options.ema else None
+        # In a list, so that the frozen teacher is neither saved with the model nor trained.
+        self._teacher = [teacher]
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("alpha_bar", model.scheduler.alphas_cumprod.clone(), persistent=False)
+
+    def training_step(self, batch: LatentBatch, _: int) -> torch.Tensor:
+        """One loss, logged in its parts."""
+        generator = step_generator(self.seed, 21, self.global_step, self.global_rank)
+        count, shape = len(batch.label), batch.mean.shape
+        posterior, noise = torch.randn((2, *shape), generator=generator).to(batch.mean)
+        clean = batch.mean + torch.exp(0.5 * batch.logvar) * posterior
+        timesteps = torch.randint(len(self.alpha_bar), (count,), generator=generator).to(batch.label)
+        empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.text_dropout
+        alpha_bar = self.alpha_bar[timesteps]
+        noisy = self._mix(clean, noise, alpha_bar)
+        output = self.trained["unet"](noisy, timesteps, self._text(batch.label, empty)).sample
+        error = F.mse_loss(output, training_target(clean, noise, alpha_bar, self.prediction), reduction="none")
+        weight = self._snr_weight(alpha_bar)
+        denoising = (error.mean((1, 2, 3)) * weight).mean()
+        self.log("denoising", denoising, prog_bar=True)
+        if not self.options.consistency.weight:
+            return denoising
+        estimate = predicted_x0(output, noisy, alpha_bar, self.prediction)
+        consistency = self._consistency(estimate, clean, batch.label, alpha_bar)
+        self.log("consistency", consistency, prog_bar=True)
+        return denoising + self.options.consistency.weight * consistency
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, linear warm-up, cosine decay."""
+        options = self.options
+        optimiser = torch.optim.AdamW(self.trained.parameters(), options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, options.lr, total_steps=options.steps + 1, pct_start=options.warm_up, cycle_momentum=False
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to the norm of the options."""
+        nn.utils.clip_grad_norm_(self.trained.parameters(), self.options.clip)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.trained)
+
+    def keep_average(self) -> None:
+        """Put the averaged weights into the trained model."""
+        if self.average is not None:
+            self.trained.load_state_dict(self.average.module.state_dict())
+
+    def _average(self, held: torch.Tensor, new: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        # The decay rises with the steps: early weights, far from any optimum, fade quickly.
+        decay = torch.clamp((1.0 + count) / (10.0 + count), max=self.options.ema)
+        return torch.lerp(new, held, decay.to(held))
+
+    def _text(self, labels: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        """Embeddings of each sample's prompt; every distinct prompt passes the encoder once."""
+        hidden = self.trained["text_encoder"](self.tokens).last_hidden_state
+        chosen: torch.Tensor = hidden[torch.where(empty, len(self.tokens) - 1, labels)]
+        return chosen
+
+    def _snr_weight(self, alpha_bar: torch.Tensor) -> torch.Tensor:
+        if self.options.snr_gamma is None:
+            return torch.ones_like(alpha_bar)
+        return min_snr_weight(alpha_bar, self.prediction, self.options.snr_gamma)
+
+    def _consistency(
+        self, estimate: torch.Tensor, clean: torch.Tensor, labels: torch.Tensor, alpha_bar: torch.Tensor
+    ) -> torch.Tensor:
+        teacher = self._teacher[0]
+        if teacher is None:
+            raise ValueError("the consistency loss needs a teacher")
+        teacher = teacher.to(estimate.device)
+        logits = teacher(estimate)
+        if self.options.consistency.target == "label":
+            loss = F.cross_entropy(logits, labels, reduction="none")
+        else:
+            with torch.no_grad():
+                wanted = teacher(clean).log_softmax(1)
+            loss = F.kl_div(logits.log_softmax(1), wanted, log_target=True, reduction="none").sum(1)
+        gate = torch.where(alpha_bar >= self.options.consistency.min_alpha_bar, alpha_bar, 0.0)
+        return (gate * loss).mean()
+
+    @staticmethod
+    def _mix(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+        alpha = alpha_bar.reshape(-1, 1, 1, 1)
+        return alpha.sqrt() * clean + (1.0 - alpha).sqrt() * noise

@@ -1,0 +1,159 @@
+"""Distiller: the interface of every method that makes a distilled set."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from rsdistill.codecs.store import LatentStore
+from rsdistill.datasets.base import SceneData
+from rsdistill.diffusion.prototypes import Prototypes
+from rsdistill.distilled import DistilledSet
+from rsdistill.errors import DatasetError, ModelError
+from rsdistill.options import plain
+from rsdistill.provenance import REAL, SYNTHETIC, library_versions
+from rsdistill.registry import Registry
+from rsdistill.training import TrainerOptions
+
+
+class Distiller(ABC):
+    """A method with scikit-learn's habits: options in ``__init__``, ``fit``, then ``distill``.
+
+    A subclass needs no more than :meth:`distill`. One that learns names its steps in
+    :attr:`fit_stages` and implements :meth:`fit_stage` and :meth:`load_stage`; a run then keeps
+    and resumes each of them by itself.
+
+    Attributes:
+        fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``.
+        uses_latents: Whether :meth:`fit` needs a latent store.
+        real_pixels: Whether the images of its sets are, or hold, pixels of real chips.
+        data_: The dataset fitted to.
+        latents_: Its latents, None for methods that need none.
+    """
+
+    fit_stages: ClassVar[tuple[str, ...]] = ()
+    uses_latents: ClassVar[bool] = False
+    real_pixels: ClassVar[bool] = False
+    data_: SceneData
+    latents_: LatentStore | None
+
+    def fit(
+        self,
+        data: SceneData,
+        latents: LatentStore | None = None,
+        folder: str | Path | None = None,
+        trainer: TrainerOptions | None = None,
+    ) -> Self:
+        """Learn what is needed from the train view.
+
+        Args:
+            data: The dataset.
+            latents: Its latents; needed where :attr:`uses_latents` is set.
+            folder: Where checkpoints go, to resume from; None keeps none.
+            trainer: Devices and the like.
+
+        Raises:
+            ModelError: If latents are needed and missing.
+        """
+        self.attach(data, latents)
+        for stage in self.fit_stages:
+            self.fit_stage(stage, None if folder is None else Path(folder) / stage, trainer)
+        return self
+
+    def attach(self, data: SceneData, latents: LatentStore | None = None) -> Self:
+        """Name the dataset and latents, without learning anything yet."""
+        if self.uses_latents and latents is None:
+            raise ModelError(f"method '{type(self).__name__}' needs latents; pass those of rsdistill.encode")
+        self.data_, self.latents_ = data, latents
+        return self
+
+    def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
+        """Carry out one step of the fit; resumes from its checkpoints in the folder.
+
+        Returns:
+            Figures worth showing, such as an accuracy.
+        """
+        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+
+    def save_stage(self, stage: str, folder: Path) -> None:
+        """Write what a step learned."""
+        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+
+    def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
+        """Read what :meth:`save_stage` wrote."""
+        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+
+    def find_prototypes(self, ipc: int) -> Prototypes | None:
+        """Prototypes for so many images per class; None for methods that use none."""
+        return None
+
+    @abstractmethod
+    def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
+        """Make a set.
+
+        Args:
+            ipc: Images per class.
+            seed: Seed; the same seed gives the same set.
+
+        Raises:
+            DatasetError: If a class has fewer train chips than ``ipc``.
+        """
+
+    def manifest(self, ipc: int, seed: int) -> dict[str, Any]:
+        """What every set says of its making: method, seed, versions, dataset, licence, source type."""
+        data = self.data_
+        return {
+            "method": getattr(self, "name", type(self).__name__),
+            "options": options_of(self),
+            "ipc": ipc,
+            "seed": seed,
+            "dataset": {"name": data.name, "licence": data.licence, "citation": data.citation},
+            "digital_source_type": REAL if self.real_pixels else SYNTHETIC,
+            "versions": library_versions(),
+        }
+
+
+def options_of(plugin: object) -> dict[str, Any]:
+    """A plug-in's constructor options as plain JSON types, read from its attributes as scikit-learn does."""
+    names = [name for name in inspect.signature(type(plugin)).parameters if hasattr(plugin, name)]
+    return {name: plain(getattr(plugin, name)) for name in names}
+
+
+def check_class_sizes(data: SceneData, ipc: int) -> None:
+    """Refuse an ``ipc`` that some class cannot meet.
+
+    Raises:
+        DatasetError: Naming every class that has too few train chips.
+    """
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    short = [f"{info.key} ({n})" for info, n in zip(data.classes, counts, strict=True) if n < ipc]
+    if short:
+        raise DatasetError(
+            f"these classes have fewer train chips than ipc={ipc}: {', '.join(short)}; "
+            f"lower distill.ipc or leave them out with data.classes"
+        )
+
+
+DISTILLERS: Registry[Distiller] = Registry("distiller", "rsdistill.distillers")
+
+
+def create_distiller(name: str, **options: Any) -> Distiller:
+    """Build an unfitted distiller by name.
+
+    Args:
+        name: One of :func:`list_distillers`.
+        **options: The method's own options.
+
+    Raises:
+        UnknownNameError: If the name or an option is unknown.
+    """
+    return DISTILLERS.create(name, **options)
+
+
+def list_distillers() -> list[str]:
+    """Names of the methods there are."""
+    return DISTILLERS.names()

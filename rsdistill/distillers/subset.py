@@ -1,0 +1,134 @@
+"""Coresets: real chips chosen from train. They leak by definition, and their sets say so."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from rsdistill.diffusion.captions import class_prompts
+from rsdistill.diffusion.prototypes import pooled_features
+from rsdistill.distilled import DistilledSet
+from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
+from rsdistill.training import derived_seed
+
+Features = NDArray[np.float32]
+
+
+class SubsetDistiller(Distiller):
+    """Chooses ``ipc`` train chips of each class."""
+
+    name: str
+    real_pixels = True
+
+    @abstractmethod
+    def choose(self, members: NDArray[np.int64], ipc: int, seed: int) -> NDArray[np.int64]:
+        """Choose ``ipc`` of the members, positions in the train view, of one class."""
+
+    def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
+        """The chosen chips as a set; see :meth:`Distiller.distill`."""
+        data = self.data_
+        check_class_sizes(data, ipc)
+        labels = data.train.labels
+        chosen = np.concatenate(
+            [
+                self.choose(np.flatnonzero(labels == label), ipc, derived_seed(seed, label) % 2**31)
+                for label in range(len(data.classes))
+            ]
+        )
+        prompts = class_prompts(data.classes)
+        return DistilledSet(
+            image=data.train.images(chosen),
+            label=labels[chosen],
+            classes=data.classes,
+            bands=data.bands,
+            gsd=data.gsd,
+            manifest=self.manifest(ipc, seed),
+            caption=[prompts[label] for label in labels[chosen]],
+        )
+
+
+class _LatentSubset(SubsetDistiller):
+    """Chooses by features: pooled latents of the chips.
+
+    Args:
+        cells: Latents are averaged over a grid of this many cells a side.
+    """
+
+    uses_latents = True
+
+    def __init__(self, cells: int = 8) -> None:
+        self.cells = cells
+
+    def choose(self, members: NDArray[np.int64], ipc: int, seed: int) -> NDArray[np.int64]:
+        assert self.latents_ is not None
+        # The store's train samples stand in the order of the train view.
+        positions = self.latents_.positions("train")[members]
+        features = pooled_features(self.latents_.read(positions).mean, self.cells)
+        return members[self.choose_by(features, ipc, seed)]
+
+    @abstractmethod
+    def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
+        """Choose ``ipc`` rows of the features (n, D) of one class."""
+
+
+@DISTILLERS.register("random", summary="random real chips: the baseline", source="")
+class RandomSubset(SubsetDistiller):
+    """Chips drawn at random without replacement."""
+
+    name = "random"
+
+    def choose(self, members: NDArray[np.int64], ipc: int, seed: int) -> NDArray[np.int64]:
+        """Draw at random."""
+        return np.random.default_rng(seed).choice(members, ipc, replace=False)
+
+
+@DISTILLERS.register("herding", summary="real chips whose mean follows the class mean", source="Welling 2009")
+class Herding(_LatentSubset):
+    """Greedy: each next chip brings the mean of the chosen nearest to the mean of the class."""
+
+    name = "herding"
+
+    def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
+        """Choose greedily; the seed plays no part."""
+        mean, total = features.mean(axis=0), np.zeros(features.shape[1])
+        chosen: list[int] = []
+        for count in range(1, ipc + 1):
+            distance = np.linalg.norm((total + features) / count - mean, axis=1)
+            distance[chosen] = np.inf
+            chosen.append(int(distance.argmin()))
+            total += features[chosen[-1]]
+        return np.asarray(chosen, np.int64)
+
+
+@DISTILLERS.register("kcenter", summary="real chips that cover their class", source="Gonzalez 1985; Sener and Savarese 2018")
+class KCenter(_LatentSubset):
+    """Farthest point first, from a random start."""
+
+    name = "kcenter"
+
+    def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
+        """Choose each next chip farthest from those chosen."""
+        chosen = [int(np.random.default_rng(seed).integers(len(features)))]
+        nearest = np.full(len(features), np.inf)
+        while len(chosen) < ipc:
+            nearest = np.minimum(nearest, np.linalg.norm(features - features[chosen[-1]], axis=1))
+            nearest[chosen] = -np.inf
+            chosen.append(int(nearest.argmax()))
+        return np.asarray(chosen, np.int64)
+
+
+@DISTILLERS.register("kmeans", summary="real chips nearest to k-means centres", source="")
+class KMeansSubset(_LatentSubset):
+    """The chip nearest to each centre of k-means in the class."""
+
+    name = "kmeans"
+
+    def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
+        """Choose each cluster's chip nearest to its centre."""
+        clusters = KMeans(ipc, n_init=10, random_state=seed).fit(features)
+        distances = clusters.transform(features)
+        distances[clusters.labels_[:, None] != np.arange(ipc)] = np.inf
+        return distances.argmin(axis=0).astype(np.int64)
