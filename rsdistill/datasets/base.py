@@ -14,10 +14,23 @@ from torch.utils.data import Dataset
 
 from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
-from rsdistill.errors import DatasetError, UnknownNameError
+from rsdistill.errors import DatasetError, SplitError, UnknownNameError
 from rsdistill.registry import Registry
 
 Sample = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PublishedSplit:
+    """The split that papers report for a dataset, drawn at random within each class.
+
+    Attributes:
+        train: Chips a class to learn from: a count, or a share of the class where it is a float.
+        test: Chips a class to judge by; None for all that are left.
+    """
+
+    train: int | float
+    test: int | None = None
 
 
 class SceneSource(ABC):
@@ -32,6 +45,7 @@ class SceneSource(ABC):
         citation: How to cite the dataset.
         labels: Class position of each chip, int64 (N,).
         chip_ids: A unique name of each chip, for messages and split files.
+        published_split: The split that papers report, None if there is none.
     """
 
     name: str
@@ -42,6 +56,7 @@ class SceneSource(ABC):
     citation: str
     labels: NDArray[np.int64]
     chip_ids: Sequence[str]
+    published_split: PublishedSplit | None = None
 
     def __len__(self) -> int:
         """Number of chips."""
@@ -58,6 +73,14 @@ class SceneSource(ABC):
     def duplicate_groups(self) -> NDArray[np.int64]:
         """Group number of each chip (N,): chips with exactly equal pixels share one, so no split parts them."""
         return np.arange(len(self), dtype=np.int64)
+
+    def official_split(self) -> dict[str, NDArray[np.int64]]:
+        """Positions of the chips in the official lists, under the keys train, val and test.
+
+        Raises:
+            SplitError: If the dataset has no such lists, or one is missing.
+        """
+        raise SplitError(f"dataset '{self.name}' has no official split lists; use scheme 'stratified'")
 
 
 class SceneView(Dataset[Sample]):

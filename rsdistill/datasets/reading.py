@@ -1,0 +1,262 @@
+"""Reading chips from image files, so that every fault becomes a message that names the file."""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from rsdistill.bands import BandSet
+from rsdistill.errors import BandError, ChipError, UnknownNameError
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg")
+RASTER_SUFFIXES = (".tif", ".tiff", ".png")
+SUFFIXES = PHOTO_SUFFIXES + RASTER_SUFFIXES
+
+# Descriptions that say no more than the position: "", "1", "Band 1", "layer_2".
+_SAYS_NOTHING = re.compile(r"((band|layer|channel)[\s_-]*)?\d*", re.IGNORECASE)
+_PHOTO_PLANES = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "LA": 2}
+# A look at the folder for side-car files at every open would cost more than the reading.
+_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+# warnings.catch_warnings is not safe across threads, and chips are read by several.
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True)
+class RawChip:
+    """What an image file holds.
+
+    Attributes:
+        pixels: All planes (P, H, W), in the file's own type.
+        descriptions: The file's description of each plane, None where it has none.
+        nodata: Pixel value that the file declares to mean "no measurement".
+        gsd: Ground sampling distance in metres, None without a projected coordinate system.
+    """
+
+    pixels: NDArray[Any]
+    descriptions: tuple[str | None, ...] = ()
+    nodata: float | None = None
+    gsd: float | None = None
+
+
+def read_file(path: Path) -> RawChip:
+    """Read a GeoTIFF, TIFF, PNG or JPEG.
+
+    Raises:
+        ChipError: If the file is empty, truncated or not an image.
+    """
+    return read_photo(path) if path.suffix.lower() in PHOTO_SUFFIXES else read_raster(path)
+
+
+def read_photo(path: Path) -> RawChip:
+    """Read an 8-bit grey or colour image as torchgeo does, through Pillow.
+
+    Raises:
+        ChipError: If the file is empty, truncated, not an image or not of 8 bits a plane.
+    """
+    _require_bytes(path)
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _PHOTO_PLANES:
+                raise ChipError(f"{path} is of mode {image.mode}; save it as 8-bit grey or RGB")
+            pixels = np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ChipError(f"{path} cannot be read ({error}); replace or remove it") from error
+    return RawChip(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def read_raster(path: Path) -> RawChip:
+    """Read an image of any number of bands and any type through GDAL.
+
+    Raises:
+        ChipError: If the file is empty, truncated, not an image or has a colour table.
+    """
+    _require_bytes(path)
+    try:
+        with rasterio.Env(**_GDAL), _open(path) as file:
+            if file.count == 1 and file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+                raise ChipError(f"{path} has a colour table; save it as grey or RGB")
+            pixels = file.read()
+            return RawChip(pixels, file.descriptions, file.nodata, _metres(file))
+    except (RasterioError, OSError, ValueError) as error:
+        reason = error.__cause__ or error
+        raise ChipError(f"{path} cannot be read ({reason}); replace or remove it") from error
+
+
+def _open(path: Path) -> Any:
+    """Open for GDAL without a complaint about missing georeferences: chips may have none."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver="PNG" if path.suffix.lower() == ".png" else "GTiff")
+
+
+def _require_bytes(path: Path) -> None:
+    """Refuse what is not there or holds nothing, before a library says so less clearly."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ChipError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
+    if not size:
+        raise ChipError(f"{path} is empty (0 bytes); replace or remove it")
+
+
+def _metres(file: Any) -> float | None:
+    """Pixel width in metres, if the file's coordinate system is projected."""
+    if file.crs is None or not file.crs.is_projected:
+        return None
+    return float(abs(file.transform.a) * file.crs.linear_units_factor[1])
+
+
+def to_bands(raw: RawChip, stored: BandSet, wanted: BandSet, where: str) -> NDArray[Any]:
+    """The wanted bands of a file, checked and with one meaning of nodata.
+
+    Args:
+        raw: What the file holds.
+        stored: The bands that files of this dataset hold, in their order.
+        wanted: The bands to return; a subset of ``stored`` in any order.
+        where: The file, for messages.
+
+    Returns:
+        Pixels (B, H, W) of type ``wanted.dtype``.
+
+    Raises:
+        ChipError: If count or type of the planes do not fit, or pixels are missing.
+        BandError: If the file's own band descriptions contradict the dataset's bands.
+    """
+    pixels = raw.pixels[_planes(raw, stored, wanted, where)]
+    if pixels.dtype != np.dtype(wanted.dtype):
+        raise ChipError(
+            f"{where} is of type {pixels.dtype}, but sensor '{wanted.sensor}' of {wanted.dtype}; "
+            "convert the file or describe its bands"
+        )
+    return _one_nodata(pixels, raw.nodata, wanted, where)
+
+
+def _planes(raw: RawChip, stored: BandSet, wanted: BandSet, where: str) -> list[int]:
+    """Plane of the file for each wanted band: by description where there is one, else by position."""
+    count = len(raw.pixels)
+    described = [_meaningful(text) for text in raw.descriptions]
+    if described and all(described):
+        return [_described_plane([str(text) for text in described], stored, name, where) for name in wanted.names]
+    if count != len(stored):
+        raise ChipError(
+            f"{where} has {count} band(s), but this dataset has {len(stored)} ({', '.join(stored.names)}); "
+            "convert or remove it"
+        )
+    for plane, text in enumerate(described):
+        if text and _index(stored, text) != plane:
+            raise BandError(
+                f"{where} describes its band {plane + 1} as '{text}', but the dataset has '{stored.names[plane]}' "
+                "there; correct the description or name the bands in the file's order"
+            )
+    return stored.indices(wanted.names)
+
+
+def _meaningful(text: str | None) -> str | None:
+    """A description as far as it names a band: "B2, central wavelength 490 nm" is B2, "Band 1" nothing."""
+    name = (text or "").split(",")[0].strip()
+    return None if _SAYS_NOTHING.fullmatch(name) else name
+
+
+def _index(bands: BandSet, text: str) -> int | None:
+    """Position of the band that a description names or titles, None if there is none."""
+    titles = [band.title for band in bands]
+    if text.lower() in titles:
+        return titles.index(text.lower())
+    try:
+        return bands.index(text)
+    except UnknownNameError:
+        return None
+
+
+def _described_plane(described: list[str], stored: BandSet, name: str, where: str) -> int:
+    """The one plane that is described as a band."""
+    planes = [plane for plane, text in enumerate(described) if _index(stored, text) == stored.index(name)]
+    if len(planes) != 1:
+        fault = "none of them" if not planes else f"{len(planes)} of them"
+        raise BandError(
+            f"{where} describes its bands as {', '.join(described)}; {fault} is '{name}' of sensor "
+            f"'{stored.sensor}': correct the descriptions or choose other bands"
+        )
+    return planes[0]
+
+
+def _one_nodata(pixels: NDArray[Any], declared: float | None, bands: BandSet, where: str) -> NDArray[Any]:
+    """Give missing pixels the nodata value of the bands; refuse a chip that is nothing else."""
+    missing = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
+    if declared is not None:
+        missing |= pixels == declared
+    if bands.nodata is not None:
+        missing |= pixels == bands.nodata
+    if not missing.any():
+        return pixels
+    if missing.all():
+        raise ChipError(f"{where} holds no measurement, only nodata; remove it")
+    if bands.nodata is None:
+        raise ChipError(
+            f"{where} has {int(missing.sum())} pixel value(s) that are NaN or nodata, but its bands have no nodata "
+            "value; fill them or give the bands one"
+        )
+    return np.where(missing, np.asarray(bands.nodata, pixels.dtype), pixels)
+
+
+def to_size(pixels: NDArray[Any], size: int, nodata: float | None = None) -> NDArray[Any]:
+    """Cut the central square of a chip and resample it.
+
+    Bilinear with antialiasing, computed in float32 and rounded back. Pixels without a
+    measurement do not bleed into their neighbours: an output pixel is nodata where most
+    of what it covers is.
+
+    Args:
+        pixels: Chip (B, H, W).
+        size: Pixels on a side of the result.
+        nodata: Value that means "no measurement".
+
+    Returns:
+        Chip (B, size, size) of the same type.
+    """
+    square = _central_square(pixels)
+    if square.shape[-1] == size:
+        return square
+    values = square.astype(np.float32)
+    missing = np.zeros(square.shape, bool) if nodata is None else square == nodata
+    if not missing.any():
+        return _back_to(_resample(values, size), square.dtype)
+    weight = _resample((~missing).astype(np.float32), size)
+    total = _resample(np.where(missing, np.float32(0), values), size)
+    mean = total / np.maximum(weight, np.float32(1e-6))
+    return _back_to(np.where(weight < 0.5, np.float32(nodata or 0), mean), square.dtype)
+
+
+def _central_square(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The largest square around the centre, (B, S, S)."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[:, top : top + side, left : left + side]
+
+
+def _resample(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Bilinear with antialiasing, (B, S, S) to (B, size, size)."""
+    planes = torch.from_numpy(np.ascontiguousarray(values))[None]
+    resampled = F.interpolate(planes, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return resampled[0].numpy()
+
+
+def _back_to(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round and clip to an integer type; floats stay as they are."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
