@@ -110,7 +110,8 @@ class GeoRef:
         metres = self.gsd or gsd
         if not (math.isfinite(metres) and metres > 0):
             raise ExportError(f"the set's gsd {metres} is not a pixel size; pass gsd in metres a pixel")
-        pitch = max(size) * metres * (1.0 + self.gap)
+        # Whole pixels from tile to tile, so that a mosaic shows every pixel as it is.
+        pitch = math.ceil(max(size) * (1.0 + self.gap)) * metres
         left, top = self.origin
         if self.epsg is None:
             wkt = ENGINEERING_WKT

@@ -23,13 +23,33 @@ def raster_style(composite: Composite) -> ET.Element:
         composite: Bands and limits, in physical values as QGIS reads scale and offset.
     """
     root = _root()
-    _pipe(root, composite)
+    add_raster_pipe(root, composite)
     return root
 
 
-def add_raster_pipe(layer: ET.Element, composite: Composite) -> None:
-    """Put a composite's renderer into a project's layer."""
-    _pipe(layer, composite)
+def add_raster_pipe(layer: ET.Element, composite: Composite, alpha_band: int | None = None) -> None:
+    """Put a composite's renderer into a style or a project's layer.
+
+    Args:
+        layer: The style or layer.
+        composite: Bands and limits, in physical values as QGIS reads scale and offset.
+        alpha_band: Number of the band that says where there is no image, None if there is none.
+    """
+    pipe = ET.SubElement(layer, "pipe")
+    numbers = [str(position + 1) for position in composite.bands]
+    if len(set(numbers)) == 1:
+        attributes = {"type": "singlebandgray", "grayBand": numbers[0], "gradient": "BlackToWhite"}
+        enhanced = ["contrastEnhancement"]
+    else:
+        bands = zip(("redBand", "greenBand", "blueBand"), numbers, strict=True)
+        attributes = {"type": "multibandcolor", **dict(bands)}
+        enhanced = [f"{colour}ContrastEnhancement" for colour in ("red", "green", "blue")]
+    attributes |= {"alphaBand": str(alpha_band or -1), "opacity": "1"}
+    renderer = ET.SubElement(pipe, "rasterrenderer", attributes)
+    for name in enhanced:
+        _contrast(renderer, name, composite)
+    # Pixels are shown as they are: smoothing would hide what was generated.
+    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
 
 
 def footprint_style(classes: Sequence[str]) -> ET.Element:
@@ -38,7 +58,7 @@ def footprint_style(classes: Sequence[str]) -> ET.Element:
     Args:
         classes: Readable names of the classes, in order.
     """
-    root = _root(labelsEnabled="1")
+    root = _root({"labelsEnabled": "1"})
     add_footprint_style(root, classes)
     return root
 
@@ -69,27 +89,8 @@ def to_text(root: ET.Element) -> str:
     return DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _root(**attributes: str) -> ET.Element:
-    return ET.Element("qgis", version=QGIS_VERSION, **attributes)
-
-
-def _pipe(parent: ET.Element, composite: Composite) -> None:
-    pipe = ET.SubElement(parent, "pipe")
-    numbers = [str(position + 1) for position in composite.bands]
-    if len(set(numbers)) == 1:
-        attributes = {"type": "singlebandgray", "grayBand": numbers[0], "gradient": "BlackToWhite"}
-        enhanced = ["contrastEnhancement"]
-    else:
-        attributes = {
-            "type": "multibandcolor",
-            **dict(zip(("redBand", "greenBand", "blueBand"), numbers, strict=True)),
-        }
-        enhanced = [f"{colour}ContrastEnhancement" for colour in ("red", "green", "blue")]
-    renderer = ET.SubElement(pipe, "rasterrenderer", alphaBand="-1", opacity="1", **attributes)
-    for name in enhanced:
-        _contrast(renderer, name, composite)
-    # Pixels are shown as they are: smoothing would hide what was generated.
-    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+def _root(attributes: dict[str, str] | None = None) -> ET.Element:
+    return ET.Element("qgis", {"version": QGIS_VERSION, **(attributes or {})})
 
 
 def _contrast(renderer: ET.Element, name: str, composite: Composite) -> None:

@@ -20,6 +20,8 @@ from rsdistill.export.georef import GeoRef
 from rsdistill.export.geotiff import Written, describe_written, write_geotiff
 from rsdistill.export.index import tile_frame, write_index
 from rsdistill.export.layout import CITATION, MANIFEST, README
+from rsdistill.export.mosaic import write_mosaics
+from rsdistill.export.qgis_project import write_project
 from rsdistill.export.qgis_style import raster_style, to_text
 from rsdistill.export.stretch import Composite, choose_composites
 from rsdistill.export.texts import citation_text, readme_text
@@ -195,6 +197,8 @@ def _write_rest(
     job: _Job, listed: Sequence[Tile], written: Sequence[Written], options: dict[str, Any], key: str
 ) -> None:
     folder, facts = job.folder, job.facts
+    mosaics = write_mosaics(folder, listed, facts)
+    write_project(folder, listed, facts, mosaics, job.composites)
     write_index(folder, tile_frame(listed, written, facts), geoparquet=options["geoparquet"])
     (folder / README).write_text(readme_text(listed, facts), encoding="utf-8")
     (folder / CITATION).write_text(citation_text(facts), encoding="utf-8")
