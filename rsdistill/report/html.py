@@ -1,0 +1,246 @@
+"""The report of a run as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.audit.alignment import aligned
+from rsdistill.bands import NATURAL_COLOUR
+from rsdistill.datasets.base import SceneData
+from rsdistill.distilled import DistilledSet
+from rsdistill.errors import StorageError, storage_errors
+from rsdistill.evaluation.results import EvaluationReport, Row
+from rsdistill.report import formatting
+from rsdistill.report.figures import SPECTRUM_CHIPS, accuracy_against_leakage, class_spectra
+from rsdistill.report.sheets import WAVELENGTHS, contact_sheet, nearest_sheet, shared_limits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Classes a picture, so that a sheet fits a printed page.
+_CLASSES_A_SHEET = 10
+_CLASSES_A_PLOT = 25
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as it lies in the page.
+
+    Attributes:
+        source: The PNG as a ``data:`` address.
+        alt: What it shows, for those who do not see it.
+        width: Pixels on the screen.
+    """
+
+    source: str
+    alt: str
+    width: int
+
+    @classmethod
+    def of(cls, figure: Figure, alt: str) -> Picture:
+        """Render a figure; equal figures give equal pictures."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return cls(f"data:image/png;base64,{encoded}", alt, round(96 * figure.get_figwidth()))
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    config: Mapping[str, Any],
+    data: SceneData,
+    tiles: DistilledSet,
+    evaluation: EvaluationReport | None,
+    stages: Sequence[Mapping[str, Any]],
+    nearest: Sequence[int] | NDArray[np.int64] | None = None,
+    show_real: bool = True,
+    columns: int = 5,
+) -> Path:
+    """Write the report of a run as one self-contained HTML file, complete or not at all.
+
+    Args:
+        path: The file; one that is there is replaced.
+        title: Heading of the page.
+        config: Options of the run, shown as YAML.
+        data: The dataset that the set was made from.
+        tiles: The distilled set.
+        evaluation: Accuracies and leakage; None if they were not measured.
+        stages: ``{"name": str, "seconds": float, "figures": {name: value}}`` of each stage, in order.
+        nearest: Position in ``data.train`` of the chip nearest to each sample, (sample,); None leaves
+            the pairs out.
+        show_real: Whether real chips may be seen; False leaves out all pictures with real pixels, those
+            of the set itself if it was selected from real chips.
+        columns: Pictures of each class and kind on the contact sheets.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: If the file cannot be written.
+        OptionError: If ``columns`` or ``nearest`` does not fit.
+        BandError: If set and dataset differ in bands.
+        UnknownNameError: If the set has a class that the dataset lacks.
+    """
+    path, tiles = Path(path), aligned(tiles, data)
+    visible = show_real or tiles.is_synthetic
+    page = _render(
+        title=title,
+        data=data,
+        tiles=tiles,
+        evaluation=evaluation,
+        stages=stages,
+        config=formatting.yaml_text(config),
+        manifest=formatting.yaml_text(tiles.manifest),
+        recipe=None if evaluation is None else formatting.yaml_text(evaluation.recipe),
+        sizes=_sizes(data, tiles),
+        cards=_cards(data, tiles, evaluation),
+        real_shown=show_real,
+        comparison=_comparison(evaluation),
+        sheets=list(_sheets(data, tiles, columns, show_real)) if visible else [],
+        pairs=_pairs(data, tiles, nearest) if nearest is not None and show_real else None,
+        spectra=list(_spectra(data, tiles)),
+        spectrum_chips=SPECTRUM_CHIPS,
+    )
+    _write(path, page)
+    return path
+
+
+def verdict(row: Row) -> str:
+    """What the leakage figures of a row say, in words."""
+    if row.held_out_null is None:
+        return "–"
+    if not row.synthetic:
+        return "real chips, leaks by definition"
+    if row.held_out_low is not None and row.held_out_low > 0.5:
+        return "leak shown"
+    return "copies flagged" if row.copied else "no leak shown"
+
+
+def _render(**values: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("rsdistill.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": formatting.duration,
+        "figure_text": formatting.figure_text,
+        "storage": formatting.storage,
+    }
+    environment.globals |= {"percent": formatting.percent, "verdict": verdict}
+    return environment.get_template("template.html.j2").render(**values)
+
+
+def _write(path: Path, page: str) -> None:
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; name a file in it, such as {path / 'report.html'}")
+    partial = path.with_name(f".partial-{path.name}")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(page, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _sizes(data: SceneData, tiles: DistilledSet) -> dict[str, float]:
+    """Bytes of pixels and labels, uncompressed, of the set and of the training chips."""
+    labels = tiles.label if tiles.soft_label is None else tiles.soft_label
+    made = tiles.image.nbytes + labels.nbytes
+    chip = data.train.images(np.array([0]))
+    original = len(data.train) * (chip.nbytes + data.train.labels.itemsize)
+    return {"set": made, "train": original, "ratio": original / max(made, 1)}
+
+
+def _own_row(tiles: DistilledSet, evaluation: EvaluationReport | None) -> Row | None:
+    """The evaluation's row of this very set: hard labels before soft ones."""
+    method = tiles.manifest.get("method")
+    rows = [r for r in evaluation.rows if r.method == method and r.ipc == tiles.ipc] if evaluation else []
+    return min(rows, key=lambda row: row.track != "hard", default=None)
+
+
+def _cards(data: SceneData, tiles: DistilledSet, evaluation: EvaluationReport | None) -> list[tuple[str, str]]:
+    """Key figures as pairs of figure and words."""
+    sizes = _sizes(data, tiles)
+    cards = [
+        (f"{len(tiles)}", f"images instead of {len(data.train)}"),
+        (f"{100 / sizes['ratio']:.2g} %", f"of the storage: {formatting.storage(sizes['set'])}"),
+    ]
+    row = _own_row(tiles, evaluation)
+    if row is not None:
+        cards.append((f"{formatting.percent(row.oa)} %", f"overall accuracy of a {row.student} trained on them"))
+        if row.held_out_null is not None:
+            words = f"have a training chip as nearest neighbour (50 % without a leak): {verdict(row)}"
+            cards.append((f"{formatting.percent(row.held_out_null, digits=0)} %", words))
+    return cards
+
+
+def _comparison(evaluation: EvaluationReport | None) -> Picture | None:
+    """Accuracy beside leakage, where both were measured."""
+    rows = [r for r in evaluation.rows if r.held_out_null is not None] if evaluation else []
+    if evaluation is None or not rows:
+        return None
+    told = "; ".join(
+        f"{r.method} {formatting.percent(r.oa)} % accuracy, {formatting.percent(r.held_out_null, digits=0)} % "
+        f"nearest to a training chip"
+        for r in rows
+    )
+    return Picture.of(accuracy_against_leakage(evaluation), f"Accuracy beside leakage of each method: {told}.")
+
+
+def _sheets(
+    data: SceneData, tiles: DistilledSet, columns: int, show_real: bool
+) -> Iterator[tuple[str, Sequence[Picture]]]:
+    """Contact sheets by colour: a caption and its pictures, some classes each."""
+    natural = "Natural colour" if data.bands.has(NATURAL_COLOUR) else "First bands"
+    captions = {"natural": natural, "false": "False colour: near infrared, red and green shown as red, green and blue"}
+    for colour, wavelengths in WAVELENGTHS.items():
+        if colour != "natural" and not data.bands.has(wavelengths):
+            continue
+        limits = shared_limits(data, colour)
+        pictures = []
+        for keys in _parts(_class_keys(tiles), _CLASSES_A_SHEET):
+            sheet = contact_sheet(data, tiles, keys, columns, colour, show_real=show_real, limits=limits)
+            kinds = "Original training chips beside distilled images" if show_real else "Distilled images"
+            pictures.append(Picture.of(sheet, f"{kinds} in {captions[colour].lower()}, a row a class: {_named(keys)}."))
+        yield captions[colour], pictures
+
+
+def _spectra(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
+    for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
+        alt = f"Mean value by band of original and distilled images, one small plot a class: {_named(keys)}."
+        yield Picture.of(class_spectra(data, tiles, keys), alt)
+
+
+def _pairs(data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64]) -> Picture:
+    return Picture.of(nearest_sheet(data, tiles, nearest), "Distilled images beside the training chip nearest to each.")
+
+
+def _class_keys(tiles: DistilledSet) -> list[str]:
+    return [tiles.classes[label].key for label in np.unique(tiles.label)]
+
+
+def _parts(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Runs of about equal length, none longer than ``size``."""
+    for part in np.array_split(np.arange(len(keys)), -(-len(keys) // size)):
+        yield [keys[i] for i in part]
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(keys)

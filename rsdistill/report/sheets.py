@@ -1,0 +1,219 @@
+"""Contact sheets: real chips next to distilled images, all under one stretch.
+
+A sheet is one mosaic of pixels with text beside it, not an axis a picture: quick to draw for many
+classes, and every pixel of a chip takes the same whole number of pixels where it fits.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.audit.alignment import aligned
+from rsdistill.audit.pixels import spread
+from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
+from rsdistill.composites import Limits, stretch_limits, to_rgb
+from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.distilled import DistilledSet
+from rsdistill.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = NDArray[np.uint8]
+
+WAVELENGTHS = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}
+# Pixels on paper: longest side of a picture, space between pictures, space between blocks.
+_CELL, _GAP, _BETWEEN = 128, 6, 34
+_DPI = 144
+_HEADER = 46
+_FONT = 9
+# Width of a letter at that size and resolution, and where long class names wrap.
+_LETTER, _WRAP = 11, 18
+_EMPTY = 244
+# Chips that set the stretch.
+_STRETCH_CHIPS = 64
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some columns of a sheet under one heading; a list of pictures for each row."""
+
+    title: str
+    columns: int
+    rows: Sequence[Sequence[Picture]]
+
+
+def contact_sheet(
+    data: SceneData,
+    tiles: DistilledSet,
+    classes: Sequence[str] | None = None,
+    columns: int = 5,
+    colour: str = "natural",
+    *,
+    show_real: bool = True,
+    limits: Limits | None = None,
+) -> Figure:
+    """Real training chips next to distilled images, a row a class.
+
+    Args:
+        data: The dataset that the set was made from.
+        tiles: The distilled set.
+        classes: Keys of the classes to show; None for all that the set has.
+        columns: Pictures of each kind; the chips are spread evenly over the class, the distilled
+            images are its first.
+        colour: ``"natural"`` or ``"false"`` (near infrared shown as red), bands by wavelength.
+        show_real: Whether to show the real chips.
+        limits: Black and white points; None for :func:`shared_limits`.
+
+    Raises:
+        OptionError: If the colour is unknown, or there is no column or class to show.
+        UnknownNameError: If a class is unknown.
+        BandError: If set and dataset differ in bands.
+    """
+    wavelengths = _wavelengths(colour)
+    tiles = aligned(tiles, data)
+    labels = shown_labels(data, tiles, classes)
+    if columns < 1:
+        raise OptionError(f"columns is {columns}; a contact sheet needs 1 or more")
+    limits = limits or shared_limits(data, colour)
+
+    def pictures(images: NDArray[Any]) -> Sequence[Picture]:
+        return [_fitted(p) for p in to_rgb(images, data.bands, wavelengths, limits)] if len(images) else []
+
+    blocks = []
+    if show_real:
+        real = [pictures(class_chips(data.train, label, columns)) for label in labels]
+        blocks.append(_Block("original training chips", columns, real))
+    made = [pictures(tiles.image[tiles.label == label][:columns]) for label in labels]
+    most = max(1, *(len(row) for row in made))
+    title = "distilled images" if tiles.is_synthetic else "selected set (real pixels)"
+    blocks.append(_Block(title, min(columns, most), made))
+    return _sheet([data.classes[label].name for label in labels], blocks)
+
+
+def nearest_sheet(
+    data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64], most: int = 12
+) -> Figure:
+    """Distilled images beside the training chips that are nearest to them, to judge copies by eye.
+
+    Args:
+        data: The dataset that the set was made from.
+        tiles: The distilled set.
+        nearest: Position in ``data.train`` of the chip nearest to each sample, (sample,).
+        most: Number of pairs shown, spread evenly over the set.
+
+    Raises:
+        OptionError: If there is not one position a sample, or one lies outside the training chips.
+        BandError: If set and dataset differ in bands.
+    """
+    tiles, positions = aligned(tiles, data), np.asarray(nearest, np.int64)
+    if positions.shape != (len(tiles),) or not len(tiles):
+        raise OptionError(f"{len(positions)} nearest chips do not fit {len(tiles)} samples; give one position each")
+    if positions.min() < 0 or positions.max() >= len(data.train):
+        raise OptionError(f"nearest chips must be positions from 0 to {len(data.train) - 1} in the training chips")
+    chosen = spread(len(tiles), most)
+    limits = shared_limits(data)
+    made = to_rgb(tiles.image[chosen], data.bands, NATURAL_COLOUR, limits)
+    real = to_rgb(data.train.images(positions[chosen]), data.bands, NATURAL_COLOUR, limits)
+    blocks = [
+        _Block("distilled", 1, [[_fitted(p)] for p in made]),
+        _Block("nearest chip", 1, [[_fitted(p)] for p in real]),
+    ]
+    return _sheet([data.classes[label].name for label in tiles.label[chosen]], blocks)
+
+
+def shared_limits(data: SceneData, colour: str = "natural") -> Limits:
+    """Black and white points from training chips of all classes, for every sheet that is to be compared.
+
+    Raises:
+        OptionError: If the colour is unknown.
+    """
+    wavelengths = _wavelengths(colour)
+    return stretch_limits(data.train.images(spread(len(data.train), _STRETCH_CHIPS)), data.bands, wavelengths)
+
+
+def shown_labels(data: SceneData, tiles: DistilledSet, classes: Sequence[str] | None) -> list[int]:
+    """Positions of the classes asked for by key, or of all that the (aligned) set has.
+
+    Raises:
+        UnknownNameError: If a class is unknown.
+        OptionError: If there is none.
+    """
+    chosen = np.unique(tiles.label).tolist() if classes is None else [data.class_index(key) for key in classes]
+    if not chosen:
+        raise OptionError("there is no class to show; name one, or pass a set that has images")
+    return chosen
+
+
+def class_chips(view: SceneView, label: int, most: int) -> NDArray[Any]:
+    """At most so many chips of a class, spread evenly over the view, (n, B, H, W); empty if it has none."""
+    members = np.flatnonzero(view.labels == label)
+    if not len(members):
+        return np.empty((0, len(view.source.bands), 1, 1), view.source.bands.dtype)
+    return view.images(members[spread(len(members), most)])
+
+
+def _wavelengths(colour: str) -> tuple[float, float, float]:
+    if colour not in WAVELENGTHS:
+        raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
+    return WAVELENGTHS[colour]
+
+
+def _fitted(picture: Picture) -> Picture:
+    """A picture (H, W, 3) brought to the cell: enlarged pixel by pixel, or reduced with a filter."""
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    factor = _CELL / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize(size, method))
+
+
+def _sheet(names: Sequence[str], blocks: Sequence[_Block]) -> Figure:
+    """Draw blocks side by side, a named row each, so that a mosaic pixel is a pixel of the figure."""
+    from matplotlib.figure import Figure
+
+    wrapped = [textwrap.fill(name, _WRAP) for name in names]
+    left = 20 + _LETTER * max(len(line) for name in wrapped for line in name.splitlines())
+    starts, width = [], 0
+    for block in blocks:
+        starts.append(width)
+        width += block.columns * (_CELL + _GAP) - _GAP + _BETWEEN
+    width -= _BETWEEN
+    height = len(names) * (_CELL + _GAP) - _GAP
+    mosaic = np.full((height, width, 3), 255, np.uint8)
+    for start, block in zip(starts, blocks, strict=True):
+        for row, pictures in enumerate(block.rows):
+            for column in range(block.columns):
+                picture = pictures[column] if column < len(pictures) else None
+                _place(mosaic, picture, row * (_CELL + _GAP), start + column * (_CELL + _GAP))
+    total = (left + width + _GAP, _HEADER + height + _GAP)
+    figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI)
+    axes = figure.add_axes((left / total[0], _GAP / total[1], width / total[0], height / total[1]))
+    axes.imshow(mosaic, interpolation="none", aspect="auto", extent=(0, width, height, 0))
+    axes.set_axis_off()
+    for row, name in enumerate(wrapped):
+        axes.text(-12, row * (_CELL + _GAP) + _CELL / 2, name, ha="right", va="center", fontsize=_FONT)
+    for start, block in zip(starts, blocks, strict=True):
+        middle = start + (block.columns * (_CELL + _GAP) - _GAP) / 2
+        title = textwrap.fill(block.title, max(8, block.columns * _CELL // _LETTER))
+        axes.text(middle, -8, title, ha="center", va="bottom", fontsize=_FONT, color="#444444")
+    return figure
+
+
+def _place(mosaic: Picture, picture: Picture | None, top: int, left: int) -> None:
+    """Put a picture into the middle of its cell; an absent one leaves a grey cell."""
+    cell = mosaic[top : top + _CELL, left : left + _CELL]
+    if picture is None:
+        cell[:] = _EMPTY
+        return
+    height, width = picture.shape[:2]
+    down, right = (_CELL - height) // 2, (_CELL - width) // 2
+    cell[down : down + height, right : right + width] = picture
