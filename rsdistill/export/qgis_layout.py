@@ -95,7 +95,7 @@ def _legend(layout: ET.Element, layer: tuple[str, str]) -> None:
     )  # fmt: skip
     styles = ET.SubElement(element, "styles")
     for kind, size in (("title", 12), ("group", 11), ("subgroup", 10), ("symbol", 9), ("symbolLabel", 9)):
-        style = ET.SubElement(styles, "style", name=kind, alignment="1", marginTop="2")
+        style = ET.SubElement(styles, "style", name=kind, alignment="1", marginTop="2", marginLeft="2")
         ET.SubElement(style, "styleFont", description=f"Sans Serif,{size},-1,5,50,0,0,0,0,0", style="")
     tree = ET.SubElement(element, "layer-tree-group")
     ET.SubElement(tree, "layer-tree-layer", id=identity, name=name, checked="Qt::Checked", expanded="1")

@@ -97,6 +97,9 @@ def _project(
         add_layout(root, LAYOUT_NAME, title, facts.notices, box, (_INDEX_ID, _INDEX_NAME))
     properties = ET.SubElement(root, "properties")
     ET.SubElement(ET.SubElement(properties, "Paths"), "Absolute", type="bool").text = "false"
+    # Without this QGIS leaves the project's CRS aside.
+    enabled = ET.SubElement(ET.SubElement(properties, "SpatialRefSys"), "ProjectionsEnabled", type="int")
+    enabled.text = "1"
     return root
 
 

@@ -144,11 +144,22 @@ def _labels(layer: ET.Element) -> None:
         style,
         "text-buffer",
         bufferDraw="1",
-        bufferSize="0.8",
+        bufferSize="0.7",
         bufferSizeUnits="MM",
         bufferColor="255,255,255,255",
-        bufferOpacity="0.8",
+        bufferOpacity="1",
     )
-    # 1 is "over the polygon's centre", where a label never leaves its tile's row.
-    ET.SubElement(settings, "placement", placement="1", centroidInside="1", centroidWhole="1")
+    # A point in the tile's upper left corner, the label below and right of it: it hides least of the image.
+    ET.SubElement(
+        settings,
+        "placement",
+        placement="1",
+        geometryGeneratorEnabled="1",
+        geometryGenerator="make_point(x_min($geometry), y_max($geometry))",
+        geometryGeneratorType="PointGeometry",
+        quadOffset="8",
+        xOffset="1",
+        yOffset="1",
+        offsetUnits="MM",
+    )
     ET.SubElement(settings, "rendering", drawLabels="1", displayAll="0", scaleVisibility="0", obstacle="0")

@@ -23,6 +23,7 @@ from rsdistill.export.layout import CITATION, MANIFEST, README
 from rsdistill.export.mosaic import write_mosaics
 from rsdistill.export.qgis_project import write_project
 from rsdistill.export.qgis_style import raster_style, to_text
+from rsdistill.export.stac import item_path, write_catalog, write_item
 from rsdistill.export.stretch import Composite, choose_composites
 from rsdistill.export.texts import citation_text, readme_text
 from rsdistill.provenance import digest, file_digest, write_json
@@ -40,6 +41,7 @@ class _Job:
     facts: Facts
     composites: tuple[Composite, ...]
     created: str
+    style: str
 
 
 def export_tiles(
@@ -92,7 +94,7 @@ def export_tiles(
     with storage_errors(folder):
         try:
             created = _open_staging(staging, key, resume)
-            job = _Job(staging, facts, composites, created)
+            job = _Job(staging, facts, composites, created, to_text(raster_style(composites[0])))
             written = _write_tiles(job, listed, tiles.image, workers, progress)
             _write_rest(job, listed, written, options, key)
             _move_into_place(staging, folder)
@@ -153,7 +155,8 @@ def _write_tiles(
     """Write every tile; the results are in the tiles' order."""
     from tqdm.auto import tqdm
 
-    for parent in sorted({tile.path.rsplit("/", 1)[0] for tile in listed}):
+    parents = {path.rsplit("/", 1)[0] for tile in listed for path in (tile.path, item_path(tile))}
+    for parent in sorted(parents):
         (job.folder / parent).mkdir(parents=True, exist_ok=True)
     written: list[Written] = []
     with tqdm(total=len(listed), desc="tiles", unit="tile", disable=not progress) as bar:
@@ -189,7 +192,8 @@ def _write_one(job: _Job, tile: Tile, pixels: NDArray[Any]) -> Written:
         written = describe_written(path, pixels, job.facts)
     else:
         written = write_geotiff(path, pixels, tile, job.facts)
-    path.with_suffix(".qml").write_text(to_text(raster_style(job.composites[0])), encoding="utf-8")
+    path.with_suffix(".qml").write_text(job.style, encoding="utf-8")
+    write_item(job.folder, tile, job.facts, written, job.created)
     return written
 
 
@@ -200,6 +204,7 @@ def _write_rest(
     mosaics = write_mosaics(folder, listed, facts)
     write_project(folder, listed, facts, mosaics, job.composites)
     write_index(folder, tile_frame(listed, written, facts), geoparquet=options["geoparquet"])
+    write_catalog(folder, listed, facts, job.created)
     (folder / README).write_text(readme_text(listed, facts), encoding="utf-8")
     (folder / CITATION).write_text(citation_text(facts), encoding="utf-8")
     manifest = {
