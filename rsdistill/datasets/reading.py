@@ -15,18 +15,21 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsdistill.bands import BandSet
 from rsdistill.errors import BandError, ChipError, UnknownNameError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg")
-RASTER_SUFFIXES = (".tif", ".tiff", ".png")
-SUFFIXES = PHOTO_SUFFIXES + RASTER_SUFFIXES
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 # Descriptions that say no more than the position: "", "1", "Band 1", "layer_2".
 _SAYS_NOTHING = re.compile(r"((band|layer|channel)[\s_-]*)?\d*", re.IGNORECASE)
-_PHOTO_PLANES = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "LA": 2}
+_PHOTO_MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
+# Where a PNG says how many bits a plane has.
+_PNG_DEPTH = 24
+# What Pillow raises for files that are truncated, of no known kind or beyond all measure.
+_PHOTO_FAILURES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # A look at the folder for side-car files at every open would cost more than the reading.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 # warnings.catch_warnings is not safe across threads, and chips are read by several.
@@ -56,7 +59,25 @@ def read_file(path: Path) -> RawChip:
     Raises:
         ChipError: If the file is empty, truncated or not an image.
     """
-    return read_photo(path) if path.suffix.lower() in PHOTO_SUFFIXES else read_raster(path)
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return _read_png(path)
+    return read_raster(path) if suffix in (".tif", ".tiff") else read_photo(path)
+
+
+def _read_png(path: Path) -> RawChip:
+    """Read 8 bits a plane through Pillow, which would cut 16-bit colour to 8; GDAL would not see a truncation."""
+    _require_bytes(path)
+    with path.open("rb") as stream:
+        deep = stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH:] == b"\x10"
+    if not deep:
+        return read_photo(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except _PHOTO_FAILURES as error:
+        raise ChipError(f"{path} cannot be read ({error}); replace or remove it") from error
+    return read_raster(path)
 
 
 def read_photo(path: Path) -> RawChip:
@@ -68,10 +89,10 @@ def read_photo(path: Path) -> RawChip:
     _require_bytes(path)
     try:
         with Image.open(path) as image:
-            if image.mode not in _PHOTO_PLANES:
+            if image.mode not in _PHOTO_MODES:
                 raise ChipError(f"{path} is of mode {image.mode}; save it as 8-bit grey or RGB")
             pixels = np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _PHOTO_FAILURES as error:
         raise ChipError(f"{path} cannot be read ({error}); replace or remove it") from error
     return RawChip(np.atleast_3d(pixels).transpose(2, 0, 1))
 
@@ -85,7 +106,7 @@ def read_raster(path: Path) -> RawChip:
     _require_bytes(path)
     try:
         with rasterio.Env(**_GDAL), _open(path) as file:
-            if file.count == 1 and file.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+            if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
                 raise ChipError(f"{path} has a colour table; save it as grey or RGB")
             pixels = file.read()
             return RawChip(pixels, file.descriptions, file.nodata, _metres(file))
