@@ -16,7 +16,7 @@ from rsdistill.audit.pixels import Normalisation, blocks, resize
 from rsdistill.errors import OptionError
 from rsdistill.evaluation.metrics import Scores
 from rsdistill.evaluation.recipe import Recipe
-from rsdistill.evaluation.students import STUDENTS
+from rsdistill.evaluation.students import STUDENTS, check_student
 from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, step_generator
 
 _TEST_BATCH = 256
@@ -88,6 +88,7 @@ def train_student(
     pixels = torch.as_tensor(np.asarray(images, np.float32) if isinstance(images, np.ndarray) else images)
     if not len(pixels) or len(pixels) != len(labels) or not 0 <= min(labels) <= max(labels) < n_classes:
         raise OptionError(f"a student needs images with one label below {n_classes} each; {len(labels)} labels given")
+    check_student(recipe.student, recipe.student_options)
     side = recipe.size or min(pixels.shape[-2:])
     single = replace(options or TrainerOptions(), devices=1, num_nodes=1, strategy="auto")
     with torch.random.fork_rng():

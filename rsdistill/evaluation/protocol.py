@@ -21,7 +21,7 @@ from rsdistill.evaluation.learning import evaluate_student, train_student
 from rsdistill.evaluation.metrics import Scores
 from rsdistill.evaluation.recipe import Recipe
 from rsdistill.evaluation.results import EvaluationReport, Row, Store
-from rsdistill.evaluation.students import STUDENTS
+from rsdistill.evaluation.students import check_student
 from rsdistill.provenance import digest, package_version
 from rsdistill.training import TrainerOptions, resolve_device
 
@@ -76,7 +76,7 @@ def evaluate(
         StorageError: If the folder cannot be written.
     """
     recipe = Recipe.of(recipe)
-    STUDENTS.get(recipe.student)
+    check_student(recipe.student, recipe.student_options)
     if not seeds or len(set(seeds)) < len(seeds):
         raise OptionError(f"training seeds {list(seeds)}: name at least one, each once")
     if not len(data.test):

@@ -146,17 +146,19 @@ class EvaluationReport:
     def table(self) -> str:
         """The rows as plain text, in percent; each value is followed by its standard deviation over students."""
         header = ("method", "IPC", "images", "student", "labels", "OA %", "AA %", "kappa")
-        leaks = ("neighbour is a train chip % (95 % interval)", "copies %", "n")
+        leaks = ("train neighbour % (95 %)", "copies %", "n")
         lines = [(*header, *leaks), *(_cells(row) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         padded.insert(1, "-" * len(padded[0]))
-        note = (
+        notes = (
             f"{self.dataset}: {self.test_chips} test chips, final step, mean ± standard deviation over n students "
-            f"(sets x training seeds).\nWithout leakage the nearest neighbour is a train chip in 50 % of cases; "
-            f"audits can show leakage but cannot prove its absence."
+            f"(sets x training seeds).",
+            "Train neighbour: how often the nearest real chip, of as many train as held-out ones, is a train chip; "
+            "50 % without leakage.",
+            "Copies: copy ratio under 1/3. Audits can show leakage but cannot prove its absence.",
         )
-        return "\n".join([*(line.rstrip() for line in padded), note])
+        return "\n".join([*(line.rstrip() for line in padded), *notes])
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from rsdistill.errors import OptionError
@@ -9,6 +12,8 @@ from rsdistill.registry import Registry
 
 STUDENTS: Registry[nn.Module] = Registry("student", "rsdistill.evaluation.students")
 
+# What the data decides, not the user.
+_GIVEN = ("bands", "classes", "size")
 # Chips up to this size lose too much in a stem made for 224 px.
 _SMALL = 64
 # The classifier of the ConvNet sees this many pixels a side, whatever the size of the chip.
@@ -79,3 +84,16 @@ def resnet18(bands: int, classes: int, size: int = 32) -> nn.Module:
     else:
         network.conv1 = nn.Conv2d(bands, 64, 7, stride=2, padding=3, bias=False)
     return network
+
+
+def check_student(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown student, and options that it does not have or that the data decides.
+
+    Raises:
+        UnknownNameError: If the student or an option is unknown.
+        OptionError: If an option is one of bands, classes and size.
+    """
+    STUDENTS.check_options(name, dict(options))
+    given = [option for option in options if option in _GIVEN]
+    if given:
+        raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out")

@@ -1,0 +1,117 @@
+"""Metrics against scikit-learn and against their own definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+from sklearn.metrics.pairwise import cosine_similarity
+
+from rsdistill.errors import OptionError
+from rsdistill.evaluation import (
+    Scores,
+    alpha_score,
+    ars,
+    average_accuracy,
+    cohen_kappa,
+    confusion_matrix,
+    coverage,
+    hlr,
+    ior,
+    lrs,
+    overall_accuracy,
+)
+
+fractions = st.floats(0, 1)
+
+
+@st.composite
+def predictions(draw, classes=6):
+    count = draw(st.integers(1, 60))
+    labels = st.lists(st.integers(0, classes - 1), min_size=count, max_size=count)
+    return np.array(draw(labels)), np.array(draw(labels))
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_accuracies_equal_scikit_learns(case):
+    truth, predicted = case
+    recalls = reference.recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
+    assert overall_accuracy(truth, predicted) == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert average_accuracy(truth, predicted) == pytest.approx(recalls)
+    wanted = reference.confusion_matrix(truth, predicted, labels=range(6))
+    np.testing.assert_array_equal(confusion_matrix(truth, predicted, 6), wanted)
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_kappa_equals_scikit_learns(case):
+    truth, predicted = case
+    assume(len(np.unique(np.concatenate(case))) > 1)
+    assert cohen_kappa(truth, predicted) == pytest.approx(reference.cohen_kappa_score(truth, predicted))
+
+
+def test_kappa_of_one_class_alone_is_agreement():
+    assert cohen_kappa(np.zeros(4), np.zeros(4)) == 1.0
+
+
+@given(predictions())
+def test_scores_hold_all_three(case):
+    wanted = Scores(overall_accuracy(*case), average_accuracy(*case), cohen_kappa(*case))
+    assert Scores.of(*case) == wanted
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "classes"),
+    [([], [], None), ([0, 1], [0], None), ([0, -1], [0, 0], None), ([0, 3], [0, 0], 3)],
+)
+def test_labels_that_do_not_pair_are_refused(truth, predicted, classes):
+    with pytest.raises(OptionError):
+        confusion_matrix(np.array(truth), np.array(predicted), classes)
+
+
+@given(fractions, fractions, fractions, fractions)
+def test_robust_scores_follow_their_definition(full, distilled, random, weight):
+    alpha = alpha_score(ior(distilled, random), hlr(full, distilled), weight)
+    assert alpha == pytest.approx(weight * (distilled - random) - (1 - weight) * (full - distilled))
+    assert lrs(alpha) == pytest.approx((math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert -1e-12 <= lrs(alpha) <= 1 + 1e-12
+
+
+def test_robust_scores_at_their_ends():
+    assert lrs(-1.0) == 0.0 and lrs(1.0) == 1.0
+    assert ars(1.0, 0.0, 1.0, 0.0) == 1.0 and ars(0.0, 1.0, 0.0, 1.0) == 0.0
+    # Equal to random with and without augmentation is what alpha 0 is.
+    assert ars(0.4, 0.4, 0.3, 0.3) == lrs(0.0)
+    # All weight on the augmented part leaves the other without effect.
+    assert ars(0.5, 0.2, 0.9, 0.0, weight=1.0) == lrs(0.5 - 0.2)
+    with pytest.raises(OptionError, match="weight"):
+        alpha_score(0.1, 0.1, 1.5)
+    with pytest.raises(OptionError, match="weight"):
+        ars(0.1, 0.1, 0.1, 0.1, -0.5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(0, 10))
+def test_coverage_equals_the_plain_loop(seed, count, distilled_count):
+    random = np.random.default_rng(seed)
+    real, labels = random.normal(size=(count, 5)), random.integers(0, 3, count)
+    distilled, distilled_labels = random.normal(size=(distilled_count, 5)), random.integers(0, 3, distilled_count)
+    best = []
+    for feature, label in zip(real, labels, strict=True):
+        same = distilled[distilled_labels == label]
+        best.append(cosine_similarity(feature[None], same).max() if len(same) else 0.0)
+    assert coverage(real, labels, distilled, distilled_labels) == pytest.approx(np.mean(best))
+
+
+def test_coverage_of_the_set_itself_is_one_and_misfits_are_refused():
+    features, labels = np.random.default_rng(0).normal(size=(6, 4)), np.array([0, 1, 0, 1, 2, 2])
+    assert coverage(features, labels, 3 * features, labels) == pytest.approx(1.0)
+    with pytest.raises(OptionError):
+        coverage(features, labels, features[:, :2], labels)
+    with pytest.raises(OptionError):
+        coverage(features, labels[:3], features, labels)
