@@ -6,16 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsdistill.export.faults import Fault
     from rsdistill.export.georef import GeoRef, Place
+    from rsdistill.export.validate import validate_folder
     from rsdistill.export.writer import export_tiles
 
 _HOMES = {
     "GeoRef": "georef",
     "Place": "georef",
+    "Fault": "faults",
     "export_tiles": "writer",
+    "validate_folder": "validate",
 }
 
-__all__ = ["GeoRef", "Place", "export_tiles"]
+__all__ = ["Fault", "GeoRef", "Place", "export_tiles", "validate_folder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rsdistill.bands import BandSet
 from rsdistill.distilled import DistilledSet
-from rsdistill.errors import ExportError
+from rsdistill.errors import ArtifactError, ExportError
 from rsdistill.export.encoding import Encoding, choose_encoding
 from rsdistill.export.georef import ENGINEERING, REAL_PLACE, GeoRef, Spot
 from rsdistill.export.layout import file_safe_names, tile_path, tile_stems
@@ -127,6 +127,33 @@ class Facts:
             "provenance": self.provenance,
             "set": self.seal,
         }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Facts:
+        """Rebuild the facts from :attr:`document`.
+
+        Raises:
+            ArtifactError: If a part is missing or of another kind.
+        """
+        try:
+            height, width = document["size"]
+            dataset = document["dataset"]
+            return cls(
+                bands=BandSet.from_dict(document["bands"]),
+                encoding=Encoding.from_dict(document["encoding"]),
+                size=(int(height), int(width)),
+                gsd=float(document["gsd"]),
+                georeferencing=str(document["georeferencing"]),
+                source_type=str(document["digital_source_type"]),
+                dataset=str(dataset["name"]),
+                licence=str(dataset["licence"]),
+                citation=str(dataset["citation"]),
+                notices=tuple(map(str, document["notices"])),
+                provenance=dict(document["provenance"]),
+                seal=str(document["set"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"the facts of the export are damaged ({error!r}); export again") from error
 
 
 def is_non_commercial(licence: str) -> bool:

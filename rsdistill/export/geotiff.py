@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from rsdistill.bands import NATURAL_COLOUR, BandSet
+from rsdistill.bands import NATURAL_COLOUR, Band, BandSet
 from rsdistill.errors import ExportError, storage_errors
 from rsdistill.export.encoding import Encoding
 from rsdistill.export.facts import Facts, Tile
@@ -159,6 +159,12 @@ def colour_interpretation(bands: BandSet) -> tuple[ColorInterp, ...]:
     return tuple(meanings)
 
 
+def optics_tags(band: Band) -> dict[str, str]:
+    """Centre wavelength and width of a band as GDAL's IMAGERY domain has them, in micrometres."""
+    optics = {"CENTRAL_WAVELENGTH_UM": band.centre, "FWHM_UM": band.width}
+    return {key: f"{value:g}" for key, value in optics.items() if value is not None}
+
+
 def xmp_packet(facts: Facts) -> str:
     """XMP that tells how the image came to be, and under which terms it may be used."""
     source, rights = quoteattr(facts.source_type), quoteattr(_rights(facts))
@@ -205,8 +211,7 @@ def _write(
         key, value = xmp_packet(facts).split("=", 1)
         target.update_tags(ns="xml:XMP", **{key: value})
         for number, (band, figures) in enumerate(zip(facts.bands, statistics, strict=True), start=1):
-            optics = {"CENTRAL_WAVELENGTH_UM": band.centre, "FWHM_UM": band.width}
-            target.update_tags(number, ns="IMAGERY", **{k: f"{v:g}" for k, v in optics.items() if v is not None})
+            target.update_tags(number, ns="IMAGERY", **optics_tags(band))
             target.update_tags(number, **{f"STATISTICS_{k}": repr(v) for k, v in figures.items()})
 
 

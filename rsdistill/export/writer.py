@@ -207,13 +207,19 @@ def _write_rest(
     write_catalog(folder, listed, facts, job.created)
     (folder / README).write_text(readme_text(listed, facts), encoding="utf-8")
     (folder / CITATION).write_text(citation_text(facts), encoding="utf-8")
+    systems = list(dict.fromkeys(tile.spot.wkt for tile in listed))
     manifest = {
         "format": FORMAT,
         "key": key,
         "created": job.created,
         "facts": facts.document,
         "options": options,
-        "tiles": [_listing(tile, item) for tile, item in zip(listed, written, strict=True)],
+        "crs": systems,
+        "mosaics": [mosaic.path for mosaic in mosaics],
+        "tiles": [
+            {**_listing(tile, item), "crs": systems.index(tile.spot.wkt)}
+            for tile, item in zip(listed, written, strict=True)
+        ],
         "files": _checksums(folder, (README, CITATION)),
     }
     write_json(folder / MANIFEST, {**manifest, "seal": digest(manifest)})
