@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +77,25 @@ def write_folder(root: Path, classes=("farm", "port"), per_class=6, side=16) -> 
         for number in range(per_class):
             write_raster(root / key / f"{number}.png", noise(1000 * label + number, 3, side))
     return root
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@contextmanager
+def serve(folder: Path):
+    """Address of a server on this machine that hands out the files of a folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class ListedScenes(SceneSource):
