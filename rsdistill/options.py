@@ -88,8 +88,10 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
     nested = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
     if nested is not None and isinstance(value, Mapping):
         return parse_options(typing.cast("type[Any]", nested), value, where)
+    if nested is not None and isinstance(value, nested):
+        return value
     try:
-        return TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+        return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         inner = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +32,7 @@ def dihedral(images: torch.Tensor, view: int) -> torch.Tensor:
     return turned.flip(-1) if view >= 4 else turned
 
 
-@dataclass(frozen=True)
-class LatentBatch:
+class LatentBatch(NamedTuple):
     """Latents of some samples.
 
     Attributes:
