@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rsdistill.errors import OptionError, UnknownNameError
+from rsdistill.errors import OptionError
+from rsdistill.options import parse_options
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,11 @@ class Recipe:
 
         Raises:
             UnknownNameError: If an option is unknown.
-            OptionError: If a value is out of range.
+            OptionError: If a value has the wrong type or is out of range.
         """
         if isinstance(options, Recipe):
             return options
-        known = [f.name for f in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise UnknownNameError("option of the recipe:", name, known)
-        return cls(**(options or {}))
+        return parse_options(cls, options or {}, "recipe")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON; :meth:`of` reads them back."""

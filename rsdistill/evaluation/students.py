@@ -91,9 +91,9 @@ def check_student(name: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         UnknownNameError: If the student or an option is unknown.
-        OptionError: If an option is one of bands, classes and size.
+        OptionError: If a value has the wrong type, or an option is one of bands, classes and size.
     """
-    STUDENTS.check_options(name, dict(options))
+    STUDENTS.parse(name, options)
     given = [option for option in options if option in _GIVEN]
     if given:
         raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out")
