@@ -95,7 +95,7 @@ def test_size_keeps_the_scene():
 def test_statistics_are_pinned():
     """Means over the first chips of seed 0, within what rounding on another machine may change."""
     chips = stack(SyntheticScenes(size=32, chips_per_class=4)).astype(float)
-    np.testing.assert_allclose(chips.mean(axis=(0, 2, 3)), [1026.8, 1298.0, 1412.6, 2563.4], rtol=0.005)
+    np.testing.assert_allclose(chips.mean(axis=(0, 2, 3)), [1027.0, 1298.2, 1412.7, 2562.8], rtol=0.005)
 
 
 def test_sentinel2_looks_like_top_of_atmosphere_reflectance():
@@ -188,9 +188,9 @@ def test_chips_that_do_not_exist(small, index):
 @pytest.mark.parametrize("bands", ["bgrn", "sentinel2"])
 def test_no_colour_quiz(bands):
     """Band means tell too little: logistic regression stays below 60 % on held-out chips."""
-    source = SyntheticScenes(bands=bands, size=16, chips_per_class=60)
+    source = SyntheticScenes(bands=bands, size=16, chips_per_class=45)
     means = stack(source).mean(axis=(2, 3))
-    train = np.arange(len(source)) % 60 < 40
+    train = np.arange(len(source)) % 45 < 30
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     probe.fit(means[train], source.labels[train])
     assert probe.score(means[~train], source.labels[~train]) < 0.60

@@ -104,15 +104,13 @@ class Canvas:
 
     def inside(self, distance: Array) -> Array:
         """Share of each pixel within a shape, from the signed distance to its edge in metres."""
-        share: Array = np.clip(0.5 - distance / self.pixel, 0.0, 1.0)
-        return share
+        return _unit(0.5 - distance / self.pixel)
 
     def line(self, distance: Array, width: float) -> Array:
         """Share of each pixel within a line, from the distance to its middle; right for lines below a pixel too."""
         half, reach = width / 2, self.pixel / 2
         covered = np.minimum(distance + reach, half) - np.maximum(distance - reach, -half)
-        share: Array = np.clip(covered / self.pixel, 0.0, 1.0)
-        return share
+        return _unit(covered / self.pixel)
 
     def stripes(self, along: Array, period: float, width: float) -> Array:
         """Share of each pixel within parallel lines a period apart."""
@@ -195,6 +193,12 @@ class Scene:
             total += gain**octave * (weights @ lattice @ weights.T)
             power += gain ** (2 * octave)
         return total / math.sqrt(power)
+
+
+def _unit(share: Array) -> Array:
+    """Clip to 0..1; on the small windows of houses and cars several times faster than numpy's clip."""
+    clipped: Array = np.minimum(np.maximum(share, 0.0), 1.0)
+    return clipped
 
 
 @lru_cache(maxsize=64)

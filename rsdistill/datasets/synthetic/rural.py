@@ -138,7 +138,8 @@ def river(scene: Scene) -> None:
     canvas.paint(draw_water(scene), canvas.inside(edge), tone=flow, height=0.0)
     island = width > 26 and rng.random() < 0.4
     if island:
-        shape = np.maximum(np.abs(offset) - 0.16 * width, np.abs(np.abs(along) - 30) - 22)
+        # An ellipse along the channel; the factor turns its normalised radius into about metres.
+        shape = (np.hypot(offset / (0.16 * width), along / 30.0) - 1.0) * (0.16 * width)
         canvas.paint(bank, canvas.inside(shape), height=0.0)
         crowns(scene, canvas.inside(shape + 2), 0.7)
     bridge = rng.random() < 0.2
