@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsdistill.classes import ClassInfo
 from rsdistill.errors import ArtifactError
 from rsdistill.export.facts import FORMAT, Facts
 from rsdistill.export.layout import MANIFEST
@@ -37,6 +38,7 @@ class Expected:
     Attributes:
         facts: What all tiles share.
         document: The same as the JSON that each tile repeats.
+        classes: The classes of the set, in the order of their labels.
         tiles: The listing of each tile.
         systems: CRSs of the tiles as WKT.
         mosaics: Paths of the mosaics.
@@ -46,6 +48,7 @@ class Expected:
 
     facts: Facts
     document: dict[str, Any]
+    classes: tuple[ClassInfo, ...]
     tiles: list[dict[str, Any]]
     systems: list[str]
     mosaics: list[str]
@@ -73,6 +76,7 @@ def read_expected(folder: Path) -> tuple[Expected, list[Fault]]:
         expected = Expected(
             facts=Facts.from_document(manifest["facts"]),
             document=manifest["facts"],
+            classes=tuple(ClassInfo(**info) for info in manifest["classes"]),
             tiles=list(manifest["tiles"]),
             systems=list(manifest["crs"]),
             mosaics=list(manifest["mosaics"]),

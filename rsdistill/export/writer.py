@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, StorageError, storage_errors
 from rsdistill.export.facts import FORMAT, Facts, Tile, gather_facts, list_tiles
@@ -96,7 +97,7 @@ def export_tiles(
             created = _open_staging(staging, key, resume)
             job = _Job(staging, facts, composites, created, to_text(raster_style(composites[0])))
             written = _write_tiles(job, listed, tiles.image, workers, progress)
-            _write_rest(job, listed, written, options, key)
+            _write_rest(job, tiles.classes, listed, written, options, key)
             _move_into_place(staging, folder)
         except BaseException:
             if not resume:
@@ -198,7 +199,12 @@ def _write_one(job: _Job, tile: Tile, pixels: NDArray[Any]) -> Written:
 
 
 def _write_rest(
-    job: _Job, listed: Sequence[Tile], written: Sequence[Written], options: dict[str, Any], key: str
+    job: _Job,
+    classes: Sequence[ClassInfo],
+    listed: Sequence[Tile],
+    written: Sequence[Written],
+    options: dict[str, Any],
+    key: str,
 ) -> None:
     folder, facts = job.folder, job.facts
     mosaics = write_mosaics(folder, listed, facts)
@@ -214,6 +220,7 @@ def _write_rest(
         "created": job.created,
         "facts": facts.document,
         "options": options,
+        "classes": [asdict(info) for info in classes],
         "crs": systems,
         "mosaics": [mosaic.path for mosaic in mosaics],
         "tiles": [

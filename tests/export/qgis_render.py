@@ -69,7 +69,7 @@ def main(folder, out):
     index = layers["rsdistill_tile_index"]
     result["categories"] = [category.label() for category in index.renderer().categories()]
     result["labels"] = index.labelsEnabled() and index.labeling().settings().fieldName
-    result["groups"] = [group.name() for group in project.layerTreeRoot().findGroups()]
+    result["groups"] = [group.name() for group in project.layerTreeRoot().findGroups(True)]
     crs = project.crs()
     result["crs"] = crs.description()
     views = {name: [layers[identity] for identity in ids] for name, ids in request["views"].items()}
@@ -77,7 +77,11 @@ def main(folder, out):
         image = draw(shown, shown[-1].extent(), crs, out / f"{name}.png")
         result[name] = pixels(image, request["pixels"].get(name, []))
     alone = QgsVectorLayer(f"{folder / 'index.gpkg'}|layername=tiles", "alone", "ogr")
-    result["index_alone"] = {"valid": alone.isValid(), "renderer": alone.renderer().type(), "labels": alone.labelsEnabled()}
+    result["index_alone"] = {
+        "valid": alone.isValid(),
+        "renderer": alone.renderer().type(),
+        "labels": alone.labelsEnabled(),
+    }
     for name, (path, points) in request["tiles"].items():
         tile = QgsRasterLayer(str(folder / path), name)
         result[f"tile {name}"] = {
