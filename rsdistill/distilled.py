@@ -123,7 +123,7 @@ class DistilledSet:
         for array in (self.image, self.label, self.score, self.soft_label):
             if array is not None:
                 sha.update(f"{array.dtype.str}{array.shape}".encode())
-                sha.update(np.ascontiguousarray(array).tobytes())
+                sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         sha.update(canonical_json([list(self.caption), list(self.verdict or [])]).encode())
         return sha.hexdigest()
 

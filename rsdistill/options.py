@@ -106,7 +106,7 @@ def _require_mapping(values: Any, where: str) -> None:
 def _refuse_unknown(values: Mapping[str, Any], names: list[str], where: str) -> None:
     for name in values:
         if name not in names:
-            raise UnknownNameError(f"option {where}." if where else "option", str(name), names)
+            raise UnknownNameError(f"option of {where}" if where else "option", str(name), names)
 
 
 def _missing(error: TypeError) -> str:

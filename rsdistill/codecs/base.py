@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from rsdistill.bands import BandSet
-from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
 from rsdistill.registry import Registry
 from rsdistill.training import TrainerOptions
@@ -74,6 +74,23 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, h, w) to chips (N, B, H, W) in sensor units, float32, unrounded."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Move the weights to a device."""
+
+    def figures(self, data: SceneData) -> dict[str, float]:
+        """Reconstruction error on the validation chips, or on train where there are none.
+
+        Returns:
+            ``psnr``: peak signal-to-noise ratio in dB over the bands' normalised ranges, mean of chips.
+        """
+        view = data.val if len(data.val) else data.train
+        return {"psnr": round(self.psnr(view), 2)}
+
+    @abstractmethod
+    def psnr(self, view: SceneView) -> float:
+        """Mean PSNR in dB of reconstructed chips of a view, peak = width of the normalised range."""
 
     @abstractmethod
     def autoencoder(self) -> AutoencoderKL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from diffusers import AutoencoderKL
 from rsdistill.bands import BandSet, check_count
 from rsdistill.codecs.base import CODECS, Codec, describe_shape
 from rsdistill.codecs.normalise import Normalisation, sample_positions
-from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError, OptionError
 from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
@@ -113,7 +114,7 @@ class KLCodec(Codec):
         normalised = normalisation.forward(images.to(vae.device), self.bands)
         latent = vae.encode(normalised).latent_dist
         scale = vae.config.scaling_factor
-        return latent.mean * scale, latent.logvar + 2.0 * torch.log(torch.tensor(scale))
+        return latent.mean * scale, latent.logvar + 2.0 * math.log(scale)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -121,6 +122,22 @@ class KLCodec(Codec):
         vae, normalisation = self._fitted()
         decoded: torch.Tensor = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
         return normalisation.inverse(decoded)
+
+    def to(self, device: torch.device) -> Self:
+        """Move the weights to a device."""
+        self._fitted()[0].to(device)
+        return self
+
+    def psnr(self, view: SceneView) -> float:
+        """See :meth:`Codec.psnr`; at most 512 chips of the view are measured."""
+        normalisation = self._fitted()[1]
+        chips = torch.from_numpy(view.images(sample_positions(len(view), self.seed)))
+        values = []
+        for part in chips.split(64):
+            wanted = normalisation.forward(part, self.bands)
+            rebuilt = normalisation.forward(self.decode(self.encode(part)).cpu(), self.bands)
+            values.append(10.0 * torch.log10(4.0 / (wanted - rebuilt).square().mean((1, 2, 3))))
+        return float(torch.cat(values).mean())
 
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder itself; see :meth:`Codec.autoencoder`."""

@@ -73,7 +73,7 @@ class LatentStore:
 
     def open(self) -> xr.Dataset:
         """The whole store as a lazy xarray dataset (dims sample, channel, y, x)."""
-        import xarray as xr  # noqa: PLC0415 - half a second that training need not pay
+        import xarray as xr
 
         return xr.open_zarr(self.path, consolidated=False)
 

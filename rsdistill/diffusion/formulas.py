@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from rsdistill.errors import ModelError
 
 
-def predicted_x0(
-    output: torch.Tensor, noisy: torch.Tensor, alpha_bar: torch.Tensor, prediction: str
-) -> torch.Tensor:
+def predicted_x0(output: torch.Tensor, noisy: torch.Tensor, alpha_bar: torch.Tensor, prediction: str) -> torch.Tensor:
     """Estimate of the clean latent from the model's output.
 
     ``epsilon``: ``(z_t − √(1−ᾱ)·ε) / √ᾱ``; ``v_prediction``: ``√ᾱ·z_t − √(1−ᾱ)·v`` (Salimans and Ho 2022).
@@ -33,9 +31,7 @@ def predicted_x0(
     raise ModelError(f"prediction type '{prediction}' is not supported; use epsilon or v_prediction")
 
 
-def training_target(
-    clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: str
-) -> torch.Tensor:
+def training_target(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: str) -> torch.Tensor:
     """What the model is to predict: ``ε``, or ``v = √ᾱ·ε − √(1−ᾱ)·z_0``; shapes as in :func:`predicted_x0`."""
     if prediction == "epsilon":
         return noise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 
 from rsdistill.codecs.store import LatentStore
-from rsdistill.errors import DatasetError
+from rsdistill.errors import ArtifactError, DatasetError
 from rsdistill.training import derived_seed
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_COLUMNS = ("label", "cluster_size", "rests_on", "margin")
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,34 @@ class Prototypes:
 
     def to_xarray(self) -> xr.Dataset:
         """The table as an xarray dataset (dims sample, channel, y, x)."""
-        import xarray as xr  # noqa: PLC0415
+        import xarray as xr
 
-        per_sample = {
-            name: ("sample", getattr(self, name)) for name in ("label", "cluster_size", "rests_on", "margin")
-        }
+        per_sample = {name: ("sample", getattr(self, name)) for name in _COLUMNS}
         return xr.Dataset({"latent": (("sample", "channel", "y", "x"), self.latent.numpy()), **per_sample})
 
     @classmethod
-    def from_xarray(cls, table: xr.Dataset) -> Prototypes:
-        """Rebuild from :meth:`to_xarray`."""
-        names = ("label", "cluster_size", "rests_on", "margin")
-        return cls(torch.from_numpy(table["latent"].values), *(table[name].values for name in names))
+    def load(cls, path: str | Path) -> Prototypes:
+        """Read a table that :meth:`to_xarray` gave and netCDF keeps.
+
+        Raises:
+            ArtifactError: If the file cannot be read.
+        """
+        import xarray as xr
+
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as opened:
+                table = opened.load()
+            return cls(torch.from_numpy(table["latent"].values), *(table[name].values for name in _COLUMNS))
+        except (OSError, KeyError) as error:
+            raise ArtifactError(f"{path} cannot be read as prototypes ({error}); find them again") from error
+
+    def summary(self) -> dict[str, Any]:
+        """How many originals the prototypes rest on; it names none of them."""
+        return {
+            "smallest_cluster": int(self.cluster_size.min()),
+            "singletons": int((self.cluster_size == 1).sum()),
+            "rests_on_at_least": int(self.rests_on.min()),
+        }
 
 
 def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, seed: int = 0) -> Prototypes:
@@ -102,7 +121,7 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
         found.append(_of_class(means, int(label), ipc, options, derived_seed(seed, int(label)) % 2**31))
     return Prototypes(
         torch.cat([p.latent for p in found]),
-        *(np.concatenate([getattr(p, name) for p in found]) for name in ("label", "cluster_size", "rests_on", "margin")),
+        *(np.concatenate([getattr(p, name) for p in found]) for name in _COLUMNS),
     )
 
 

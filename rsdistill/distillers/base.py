@@ -29,6 +29,7 @@ class Distiller(ABC):
 
     Attributes:
         fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``.
+        uses_prototypes: Whether :meth:`find_prototypes` is implemented.
         uses_latents: Whether :meth:`fit` needs a latent store.
         real_pixels: Whether the images of its sets are, or hold, pixels of real chips.
         data_: The dataset fitted to.
@@ -37,6 +38,7 @@ class Distiller(ABC):
 
     fit_stages: ClassVar[tuple[str, ...]] = ()
     uses_latents: ClassVar[bool] = False
+    uses_prototypes: ClassVar[bool] = False
     real_pixels: ClassVar[bool] = False
     data_: SceneData
     latents_: LatentStore | None
@@ -87,9 +89,17 @@ class Distiller(ABC):
         """Read what :meth:`save_stage` wrote."""
         raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
 
-    def find_prototypes(self, ipc: int) -> Prototypes | None:
-        """Prototypes for so many images per class; None for methods that use none."""
-        return None
+    def stage_options(self, stage: str) -> dict[str, Any]:
+        """The options that the result of a stage depends on; a change of others does not redo it."""
+        return options_of(self)
+
+    def find_prototypes(self, ipc: int) -> Prototypes:
+        """Prototypes for so many images per class."""
+        raise ModelError(f"method '{type(self).__name__}' uses no prototypes")
+
+    def use_prototypes(self, ipc: int, table: Prototypes) -> None:
+        """Take prototypes that :meth:`find_prototypes` found earlier."""
+        raise ModelError(f"method '{type(self).__name__}' uses no prototypes")
 
     @abstractmethod
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:

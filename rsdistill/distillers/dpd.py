@@ -49,6 +49,7 @@ class DPD(Distiller):
     name = "dpd"
     fit_stages = ("teacher", "train")
     uses_latents = True
+    uses_prototypes = True
 
     def __init__(
         self,
@@ -103,11 +104,25 @@ class DPD(Distiller):
         else:
             self.model_ = DiffusionModel.load(folder).to(device)
 
+    def stage_options(self, stage: str) -> dict[str, Any]:
+        """See :meth:`Distiller.stage_options`."""
+        names = {
+            "teacher": ("teacher", "seed"),
+            "train": ("preset", "prediction", "prompt", "training", "seed"),
+            "prototypes": ("prototypes", "seed"),
+            "distill": ("prompt", "sampling", "candidates", "seed"),
+        }[stage]
+        return {name: getattr(self, name) for name in names}
+
     def find_prototypes(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class, found once."""
         if ipc not in self.prototypes_:
             self.prototypes_[ipc] = find_prototypes(self._latents(), ipc, self.prototypes, self.seed)
         return self.prototypes_[ipc]
+
+    def use_prototypes(self, ipc: int, table: Prototypes) -> None:
+        """See :meth:`Distiller.use_prototypes`."""
+        self.prototypes_[ipc] = table
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Draw candidates for each prototype and keep the best; see :meth:`Distiller.distill`."""
@@ -121,7 +136,7 @@ class DPD(Distiller):
             classes=self.data_.classes,
             bands=self.data_.bands,
             gsd=self.data_.gsd,
-            manifest=self.manifest(ipc, seed) | {"prototypes": _summary(table)},
+            manifest=self.manifest(ipc, seed) | {"prototypes": table.summary()},
             caption=[prompts[label] for label in labels],
             score=scores.numpy(),
         )
@@ -159,12 +174,3 @@ class DPD(Distiller):
 
 def _parts(latents: torch.Tensor, labels: torch.Tensor) -> Any:
     return zip(latents.split(_DECODE_BATCH), labels.split(_DECODE_BATCH), strict=True)
-
-
-def _summary(table: Prototypes) -> dict[str, Any]:
-    """What the manifest says of the prototypes: how many originals each rests on, no more."""
-    return {
-        "smallest_cluster": int(table.cluster_size.min()),
-        "singletons": int((table.cluster_size == 1).sum()),
-        "rests_on_at_least": int(table.rests_on.min()),
-    }

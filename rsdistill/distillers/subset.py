@@ -103,7 +103,9 @@ class Herding(_LatentSubset):
         return np.asarray(chosen, np.int64)
 
 
-@DISTILLERS.register("kcenter", summary="real chips that cover their class", source="Gonzalez 1985; Sener and Savarese 2018")
+@DISTILLERS.register(
+    "kcenter", summary="real chips that cover their class", source="Gonzalez 1985; Sener and Savarese 2018"
+)
 class KCenter(_LatentSubset):
     """Farthest point first, from a random start."""
 

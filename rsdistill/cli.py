@@ -1,0 +1,213 @@
+"""The command line: arguments and YAML to the same functions that a notebook calls; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsdistill.errors import EXIT_CODE, OptionError, RsdistillError
+from rsdistill.provenance import package_version
+
+if TYPE_CHECKING:
+    from rsdistill.pipeline import StageState
+    from rsdistill.stages import Run
+
+STAGES = {
+    "prepare": "read, check, resample and split the dataset",
+    "codec": "fit the codec between chips and latents",
+    "encode": "cache the latents",
+    "teacher": "train the latent teacher",
+    "train": "train the diffusion model",
+    "prototypes": "find the prototypes",
+    "distill": "make the distilled sets",
+    "evaluate": "judge them beside the baselines",
+    "export": "write tiles and index (or name a distilled set: export SET.nc --out DIR)",
+    "report": "write report.html",
+}
+_LISTS = ("datasets", "codecs", "distillers", "students")
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the ``rsdistill`` command.
+
+    Args:
+        arguments: Command-line arguments; None for those of the process.
+
+    Returns:
+        Exit code: 0, 1 for faults found by ``validate``, 2 for a mistake in what was asked, 130 if stopped.
+    """
+    options, rest = _parser().parse_known_args(arguments)
+    _quiet()
+    try:
+        command: Callable[[argparse.Namespace, list[str]], int] = options.command
+        return command(options, rest)
+    except RsdistillError as error:
+        print(f"rsdistill: {error}", file=sys.stderr)
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        print("rsdistill: stopped; the same command continues where it was", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rsdistill",
+        description="Distil a remote-sensing scene dataset into a few synthetic images per class.",
+        epilog="Any option of a config can be given after it: rsdistill run CONFIG --distill.ipc 20",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rsdistill {package_version()}")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = verbs.add_parser("run", help="carry out all stages of a config", allow_abbrev=False)
+    _add_config(run, until=None)
+    for name, summary in STAGES.items():
+        _add_config(verbs.add_parser(name, help=f"run up to this stage: {summary}", allow_abbrev=False), until=name)
+    for name in _LISTS:
+        listing = verbs.add_parser(name, help=f"list the {name} there are", allow_abbrev=False)
+        listing.set_defaults(command=_list, kind=name)
+    validate = verbs.add_parser("validate", help="check an exported folder", allow_abbrev=False)
+    validate.add_argument("folder", type=Path, help="folder that 'export' wrote")
+    validate.set_defaults(command=_validate)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, until: str | None) -> None:
+    parser.add_argument("config", help="YAML file" + (", or a distilled set (.nc, .zarr)" if until == "export" else ""))
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    parser.set_defaults(command=_run, until=until)
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.until == "export" and Path(options.config).suffix in (".nc", ".zarr"):
+        return _export_set(Path(options.config), rest)
+    from rsdistill.config import load_config
+
+    config = load_config(options.config, rest)
+    from rsdistill.stages import Run
+
+    run = Run(config)
+    if options.dry_run:
+        from rsdistill.plan import plan_table
+
+        print(plan_table(run, options.until))
+        return 0
+    from rsdistill.pipeline import write_run_files
+
+    write_run_files(config, run.pipeline.states())
+    states = run.pipeline.run(options.until, _announce)
+    write_run_files(config, states)
+    _summarise(run, states)
+    return 0
+
+
+def _announce(state: StageState) -> None:
+    what = f"complete, {state.seconds:.0f} s earlier" if state.cached else "running"
+    print(f"{state.folder.name}: {what}", flush=True)
+
+
+def _summarise(run: Run, states: Sequence[StageState]) -> None:
+    done = {state.name: state for state in states if state.cached}
+    print()
+    for state in done.values():
+        figures = ", ".join(f"{name} {_short(value)}" for name, value in state.figures.items())
+        print(f"{state.folder.name:14} {state.seconds:7.1f} s  {figures}")
+    if "evaluate" in done:
+        print(f"\n{run.evaluation().table()}")
+    print(f"\nrun folder: {run.config.folder}")
+    for name, file in (("distill", "distilled.nc"), ("export", "tiles"), ("report", "report.html")):
+        if name in done:
+            print(f"{name:10}  {done[name].folder / file}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _export_set(path: Path, rest: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"rsdistill export {path}", allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    parser.add_argument("--resume", action="store_true", help="go on where an export was cut off")
+    parser.add_argument("--workers", type=int, default=1, help="processes that write")
+    parser.add_argument("--dtype", help="uint8, uint16 or float32; the set's own unless given")
+    parser.add_argument("--gsd", type=float, help="metres a pixel; the dataset's unless given")
+    parser.add_argument("--epsg", type=int, help="projected CRS to draw the tiles in, at a place they do not show")
+    parser.add_argument(
+        "--origin", type=float, nargs=2, default=(0.0, 0.0), metavar=("X", "Y"), help="upper left corner"
+    )
+    parser.add_argument("--geoparquet", action="store_true", help="write the index as GeoParquet too")
+    options = parser.parse_args(rest)
+    from rsdistill.distilled import DistilledSet
+    from rsdistill.export import GeoRef, export_tiles
+
+    folder = export_tiles(
+        DistilledSet.load(path),
+        options.out,
+        georef=GeoRef(options.gsd, options.epsg, tuple(options.origin)),
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        workers=options.workers,
+        geoparquet=options.geoparquet,
+    )
+    print(folder)
+    return 0
+
+
+def _validate(options: argparse.Namespace, rest: list[str]) -> int:
+    _refuse(rest)
+    from rsdistill.export import validate_folder
+
+    faults = validate_folder(options.folder)
+    for fault in faults:
+        print(fault)
+    print(f"{options.folder}: {len(faults)} fault(s)" if faults else f"{options.folder}: no fault")
+    return 1 if faults else 0
+
+
+def _list(options: argparse.Namespace, rest: list[str]) -> int:
+    _refuse(rest)
+    entries = list(_registry(options.kind))
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        print(f"{entry.name:{width}}  {entry.summary}" + (f" ({entry.source})" if entry.source else ""))
+    return 0
+
+
+def _registry(kind: str) -> Any:
+    if kind == "datasets":
+        from rsdistill.datasets import DATASETS as registry
+    elif kind == "codecs":
+        from rsdistill.codecs import CODECS as registry  # type: ignore[assignment]
+    elif kind == "distillers":
+        from rsdistill.distillers import DISTILLERS as registry  # type: ignore[assignment]
+    else:
+        from rsdistill.evaluation import STUDENTS as registry  # type: ignore[assignment]
+    return registry
+
+
+def _refuse(rest: list[str]) -> None:
+    if rest:
+        raise OptionError(f"argument '{rest[0]}' is not understood; see rsdistill --help")
+
+
+def _quiet() -> None:
+    """Warnings in one line each, and no chatter of libraries that are not at fault."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show

@@ -1,0 +1,189 @@
+"""The stages of a run: their folders, what is cached, and how a killed run continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsdistill.config import RunConfig
+from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
+from rsdistill.options import plain
+from rsdistill.provenance import digest, library_versions, package_version, write_json
+
+RECORD = "stage.json"
+_WORK = ".work"
+_CHECKPOINT = "checkpoint"
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: Its name, also the verb of the command line.
+        options: All options that its result depends on, plain types.
+        inputs: Names of the stages it reads.
+        make: Fills a folder, given that folder and one whose content survives a kill; returns figures.
+    """
+
+    name: str
+    options: Any
+    inputs: tuple[str, ...]
+    make: Callable[[Path, Path], Figures]
+
+
+@dataclass(frozen=True)
+class StageState:
+    """Where a stage stands.
+
+    Attributes:
+        name: Name of the stage.
+        folder: Its folder.
+        key: Hash of its options, of its inputs' keys and of the code version.
+        cached: Whether the folder holds the result of just this key.
+        seconds: Time it took, 0 if not complete.
+        figures: What it measured.
+    """
+
+    name: str
+    folder: Path
+    key: str
+    cached: bool
+    seconds: float = 0.0
+    figures: Figures = field(default_factory=dict)
+
+
+class Pipeline:
+    """Runs stages in order in one folder, skips what is complete, and redoes what changed.
+
+    A stage works in a folder of its own under ``.work`` that is renamed when complete.
+
+    Args:
+        folder: Folder of the run.
+        stages: The stages, each after its inputs.
+    """
+
+    def __init__(self, folder: str | Path, stages: Sequence[Stage]) -> None:
+        self.folder, self.stages = Path(folder), tuple(stages)
+
+    def states(self) -> list[StageState]:
+        """Where each stage stands, in order."""
+        states: dict[str, StageState] = {}
+        for number, stage in enumerate(self.stages, 1):
+            inputs = [states[name] for name in stage.inputs]
+            key = digest([stage.name, stage.options, package_version(), [state.key for state in inputs]])
+            folder = self.folder / f"{number:02d}_{stage.name}"
+            record = _read_record(folder)
+            fresh = record.get("key") == key and all(state.cached for state in inputs)
+            states[stage.name] = StageState(
+                stage.name, folder, key, fresh, record.get("seconds", 0.0), record.get("figures", {})
+            )
+        return list(states.values())
+
+    def run(self, until: str | None = None, report: Callable[[StageState], None] | None = None) -> list[StageState]:
+        """Carry out what is not complete.
+
+        Args:
+            until: Last stage to carry out; None for all.
+            report: Called with the state of each stage as it is reached.
+
+        Returns:
+            The states afterwards.
+
+        Raises:
+            UnknownNameError: If there is no stage ``until``.
+            StorageError: If the folder cannot be written.
+        """
+        names = [stage.name for stage in self.stages]
+        if until is not None and until not in names:
+            raise UnknownNameError("stage of this run", until, names)
+        for number, stage in enumerate(self.stages):
+            state = self.states()[number]
+            if report is not None:
+                report(state)
+            if not state.cached:
+                self._carry_out(stage, state)
+            if stage.name == until:
+                break
+        return self.states()
+
+    def _carry_out(self, stage: Stage, state: StageState) -> None:
+        started = time.monotonic()
+        work = self.folder / _WORK / f"{stage.name}-{state.key[:16]}"
+        result, checkpoint = work / "result", work / _CHECKPOINT
+        with storage_errors(self.folder):
+            shutil.rmtree(result, ignore_errors=True)
+            result.mkdir(parents=True)
+            checkpoint.mkdir(exist_ok=True)
+            spent = _spent(work)
+            try:
+                figures = stage.make(result, checkpoint)
+            finally:
+                seconds = spent + time.monotonic() - started
+                write_json(work / "spent.json", seconds)
+            write_json(result / RECORD, {"key": state.key, "seconds": round(seconds, 2), "figures": figures})
+            if state.folder.exists():
+                shutil.rmtree(state.folder)
+            os.replace(result, state.folder)
+            self._remove_work(stage.name)
+
+    def _remove_work(self, name: str) -> None:
+        """Remove the working folders of a stage, those of earlier options included."""
+        for left in (self.folder / _WORK).glob(f"{name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not any((self.folder / _WORK).iterdir()):
+            (self.folder / _WORK).rmdir()
+
+
+def write_run_files(config: RunConfig, states: Sequence[StageState]) -> None:
+    """Write ``config.yaml`` and ``manifest.json`` of a run.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    folder = config.folder
+    values = plain(config)
+    with storage_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise StorageError(f"{folder} is a file; choose another name or out") from error
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        partial = folder / ".config.yaml.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / "config.yaml")
+    stages = {
+        state.name: {"folder": state.folder.name, "key": state.key, "seconds": state.seconds, "figures": state.figures}
+        for state in states
+        if state.cached
+    }
+    manifest = {"name": config.name, "config_digest": digest(values), "versions": library_versions(), "stages": stages}
+    write_json(folder / "manifest.json", manifest)
+
+
+def _spent(work: Path) -> float:
+    """Seconds that earlier, stopped attempts took; a killed one did not say."""
+    try:
+        return float(json.loads((work / "spent.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); delete {folder} to make it again") from error

@@ -1,0 +1,255 @@
+"""What each stage of a run does: the way of the data from a dataset to tiles and a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rsdistill.codecs import CODECS, Codec, LatentStore, create_codec, encode, load_codec
+from rsdistill.config import RunConfig
+from rsdistill.datasets import DATASETS, SceneData, SplitOptions, load_dataset, load_prepared, prepare
+from rsdistill.diffusion.prototypes import Prototypes
+from rsdistill.distilled import DistilledSet
+from rsdistill.distillers import DISTILLERS, Distiller
+from rsdistill.distillers.base import check_class_sizes
+from rsdistill.errors import storage_errors
+from rsdistill.evaluation import EvaluationReport, Recipe, evaluate
+from rsdistill.export import GeoRef, export_tiles
+from rsdistill.options import plain
+from rsdistill.pipeline import Figures, Pipeline, Stage
+from rsdistill.provenance import write_json
+from rsdistill.report import write_report
+from rsdistill.training import TrainerOptions, resolve_device
+
+_SET, _EVALUATION, _PROTOTYPES = "distilled.nc", "evaluation.json", "prototypes.nc"
+_CHIPS, _CODEC, _LATENTS, _TILES, _REPORT = "chips", "codec", "latents.zarr", "tiles", "report.html"
+
+
+class Run:
+    """One configured run: its stages, and what they made, loaded when asked for.
+
+    Every option is checked when the run is built, before a pixel is read or a folder made.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        OptionError: If an option is unknown or does not fit.
+        DeviceError: If the device asked for is not there.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.trainer = TrainerOptions(**asdict(config.trainer))
+        resolve_device(self.trainer)
+        self._dataset_options = _dataset_options(config)
+        self._split = SplitOptions(config.data.scheme, config.data.train, config.data.val, config.data.seed)
+        self._codec_options = CODECS.parse(config.codec.name, config.codec.options, "codec.options")
+        self._georef = GeoRef(config.export.gsd, config.export.epsg, config.export.origin)
+        self.recipe = Recipe.of(config.evaluation.recipe)
+        self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
+        self.baselines = {name: _distiller(name, {}, "") for name in config.evaluation.baselines}
+        self.pipeline = Pipeline(config.folder, self._stages())
+
+    def folder(self, stage: str) -> Path:
+        """Folder of a stage."""
+        return next(state.folder for state in self.pipeline.states() if state.name == stage)
+
+    def load_data(self) -> SceneData:
+        """The dataset as it is at its root, not yet prepared."""
+        return load_dataset(self.config.data.name, split=self._split, **self._dataset_options)
+
+    @cached_property
+    def data(self) -> SceneData:
+        """The prepared dataset."""
+        return load_prepared(self.folder("prepare") / _CHIPS)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The fitted codec, on the device of the run."""
+        return load_codec(self.folder("codec") / _CODEC).to(resolve_device(self.trainer))
+
+    @cached_property
+    def latents(self) -> LatentStore | None:
+        """The latent store; None if no method of the run needs one."""
+        return LatentStore(self.folder("encode") / _LATENTS, self.codec) if self._uses_latents else None
+
+    @property
+    def _uses_latents(self) -> bool:
+        return any(method.uses_latents for method in (self.distiller, *self.baselines.values()))
+
+    def sets(self) -> list[DistilledSet]:
+        """The distilled sets, one a generation seed."""
+        folder = self.folder("distill")
+        return [DistilledSet.load(folder / _set_name(number)) for number in range(len(self.config.distill.seeds))]
+
+    def evaluation(self) -> EvaluationReport:
+        """What the evaluation found."""
+        return EvaluationReport.from_dict(json.loads((self.folder("evaluate") / _EVALUATION).read_text("utf-8")))
+
+    def _stages(self) -> list[Stage]:
+        config, method = self.config, self.distiller
+        data = plain(config.data)
+        precision = config.trainer.precision
+        stages = [Stage("prepare", data, (), self._prepare)]
+        if self._uses_latents:
+            codec = {"codec": plain(config.codec), "precision": precision}
+            stages.append(Stage("codec", codec, ("prepare",), self._fit_codec))
+            stages.append(Stage("encode", {"views": config.encode.views}, ("prepare", "codec"), self._encode))
+        last = stages[-1].name
+        fitted: tuple[str, ...] = ()
+        for name in method.fit_stages:
+            options = {
+                "method": config.distill.method,
+                "options": plain(method.stage_options(name)),
+                "precision": precision,
+            }
+            stages.append(Stage(name, options, (last, *fitted), self._fit(name)))
+            fitted = (*fitted, name)
+        if method.uses_prototypes:
+            options = {"options": plain(method.stage_options("prototypes")), "ipc": config.distill.ipc}
+            stages.append(Stage("prototypes", options, (last,), self._find_prototypes))
+            fitted = (*fitted, "prototypes")
+        distill = {"distill": plain(config.distill), "options": plain(method.stage_options("distill"))}
+        stages.append(Stage("distill", distill, (last, *fitted), self._distill))
+        stages.append(Stage("evaluate", plain(config.evaluation), ("distill",), self._evaluate))
+        export = {name: value for name, value in plain(config.export).items() if name != "workers"}
+        stages.append(Stage("export", export, ("distill",), self._export))
+        stages.append(Stage("report", plain(config.report), ("evaluate", "export"), self._report))
+        return stages
+
+    def _prepare(self, folder: Path, _: Path) -> Figures:
+        data = self.load_data()
+        check_class_sizes(data, self.config.distill.ipc)
+        prepare(data, folder / _CHIPS)
+        return {"classes": len(data.classes), "train": len(data.train), "val": len(data.val), "test": len(data.test)}
+
+    def _fit_codec(self, folder: Path, checkpoint: Path) -> Figures:
+        codec = create_codec(self.config.codec.name, self.data.bands, **self.config.codec.options)
+        codec.fit(self.data, checkpoint, self.trainer)
+        codec.save(folder / _CODEC)
+        _keep_log(checkpoint, folder)
+        return codec.figures(self.data)
+
+    def _encode(self, folder: Path, _: Path) -> Figures:
+        options = self.config.encode
+        store = encode(
+            self.codec, self.data, folder / _LATENTS, options.views, options.batch, progress=self.trainer.progress
+        )
+        shape = store.open()["mean"].shape
+        return {"latents": shape[0], "shape": list(shape[1:])}
+
+    def _fit(self, stage: str) -> Any:
+        def make(folder: Path, checkpoint: Path) -> Figures:
+            figures = self._fitted(before=stage).fit_stage(stage, checkpoint, self.trainer)
+            self.distiller.save_stage(stage, folder / stage)
+            _keep_log(checkpoint, folder)
+            return figures
+
+        return make
+
+    def _find_prototypes(self, folder: Path, _: Path) -> Figures:
+        self.distiller.attach(self.data, self.latents)
+        table = self.distiller.find_prototypes(self.config.distill.ipc)
+        table.to_xarray().to_netcdf(folder / _PROTOTYPES, engine="h5netcdf")
+        return table.summary()
+
+    def _distill(self, folder: Path, checkpoint: Path) -> Figures:
+        method, options = self._fitted(), self.config.distill
+        if method.uses_prototypes:
+            table = Prototypes.load(self.folder("prototypes") / _PROTOTYPES)
+            method.use_prototypes(options.ipc, table)
+        for number, seed in enumerate(options.seeds):
+            done = checkpoint / _set_name(number)
+            if not done.exists():
+                method.distill(options.ipc, seed).save(done)
+            shutil.copy2(done, folder / done.name)
+        first = DistilledSet.load(folder / _set_name(0))
+        return {"tiles": len(first), "sets": len(options.seeds), "megabytes": round(first.image.nbytes / 1e6, 2)}
+
+    def _evaluate(self, folder: Path, checkpoint: Path) -> Figures:
+        options = self.config.evaluation
+        made = {self.config.distill.method: self.sets()}
+        for name, method in self.baselines.items():
+            if name not in made:
+                method.attach(self.data, self.latents)
+                made[name] = [method.distill(self.config.distill.ipc, seed) for seed in self.config.distill.seeds]
+        found = evaluate(made, self.data, self.recipe, options.seeds, options.full, checkpoint, self.trainer)
+        write_json(folder / _EVALUATION, found.to_dict())
+        return {f"oa_{row.method}_{row.track}": round(row.oa, 4) for row in found.rows}
+
+    def _export(self, folder: Path, _: Path) -> Figures:
+        options = self.config.export
+        tiles = self.sets()[0]
+        export_tiles(
+            tiles,
+            folder / _TILES,
+            georef=self._georef,
+            dtype=options.dtype,
+            workers=options.workers,
+            progress=self.trainer.progress,
+            geoparquet=options.geoparquet,
+        )
+        return {"tiles": len(tiles)}
+
+    def _report(self, folder: Path, _: Path) -> Figures:
+        options = self.config.report
+        done = [
+            {"name": state.name, "seconds": state.seconds, "figures": state.figures}
+            for state in self.pipeline.states()
+            if state.cached
+        ]
+        page = write_report(
+            folder / _REPORT,
+            title=self.config.name,
+            config=plain(self.config),
+            data=self.data,
+            tiles=self.sets()[0],
+            evaluation=self.evaluation(),
+            stages=done,
+            show_real=options.show_real,
+            columns=options.columns,
+        )
+        # Beside the stages too, where people look first.
+        with storage_errors(self.config.folder):
+            shutil.copy2(page, self.config.folder / _REPORT)
+        return {"kilobytes": round(page.stat().st_size / 1e3)}
+
+    def _fitted(self, before: str | None = None) -> Distiller:
+        """The method with what its earlier stages learned."""
+        self.distiller.attach(self.data, self.latents)
+        for name in self.distiller.fit_stages:
+            if name == before:
+                break
+            self.distiller.load_stage(name, self.folder(name) / name, self.trainer)
+        return self.distiller
+
+
+def _set_name(number: int) -> str:
+    return _SET if number == 0 else f"distilled_{number + 1}.nc"
+
+
+def _dataset_options(config: RunConfig) -> dict[str, Any]:
+    given = {
+        "root": config.data.root,
+        "size": config.data.size,
+        "bands": config.data.bands,
+        "classes": config.data.classes,
+    }
+    options = {name: value for name, value in given.items() if value is not None} | config.data.options
+    return DATASETS.parse(config.data.name, options, "data")
+
+
+def _distiller(name: str, options: Mapping[str, Any], where: str) -> Distiller:
+    return DISTILLERS.get(name).factory(**DISTILLERS.parse(name, options, where))
+
+
+def _keep_log(checkpoint: Path, folder: Path) -> None:
+    """Keep the training log; the checkpoint itself goes once the stage is complete."""
+    if (checkpoint / "log").exists():
+        shutil.copytree(checkpoint / "log", folder / "log")
