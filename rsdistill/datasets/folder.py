@@ -13,7 +13,7 @@ import numpy as np
 from rsdistill.bands import BandSet, get_bands, list_sensors, parse_bands
 from rsdistill.classes import readable
 from rsdistill.datasets.base import DATASETS
-from rsdistill.datasets.chipfiles import Facts, FileScenes, class_files, class_folders, require_root
+from rsdistill.datasets.chipfiles import Facts, FileScenes, chosen_classes, class_files, class_folders, require_root
 from rsdistill.datasets.reading import RawChip, read_file
 from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, UnknownNameError
 
@@ -57,19 +57,19 @@ class FolderScenes(FileScenes):
         max_bad: int | None = None,
     ) -> None:
         folder = require_root("folder", root, "one folder of chips a class")
-        typical = _typical(folder)
+        typical = _typical(folder, chosen_classes("folder", class_folders(folder), classes))
         described = _bands(bands, typical, folder)
         facts = Facts("folder", _gsd(gsd, typical, folder), None, licence, citation)
         super().__init__(folder, facts, described, described, readable, size, classes, max_bad)
 
 
-def _typical(folder: Path) -> RawChip:
-    """The commonest kind of chip among some that are spread over the folder.
+def _typical(folder: Path, keys: Sequence[str]) -> RawChip:
+    """The commonest kind of chip among some that are spread over these classes of the folder.
 
     Raises:
         DatasetError: If none of them can be read.
     """
-    files = [path for key in class_folders(folder) for path in class_files(folder / key)]
+    files = [path for key in keys for path in class_files(folder / key)]
     chips, faults = [], []
     for position in np.unique(np.linspace(0, len(files) - 1, _SAMPLED).astype(int)):
         try:

@@ -8,7 +8,7 @@ import pytest
 from fake_scenes import noise, write_folder, write_photo, write_raster
 from PIL import Image
 
-from rsdistill.datasets import SkippedChipsWarning, load_dataset
+from rsdistill.datasets import SkippedChipsWarning, load_dataset, reading
 from rsdistill.datasets.folder import FolderScenes
 from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, UnknownNameError
 
@@ -139,13 +139,16 @@ def test_a_class_lost_to_bad_chips_is_named(tmp_path):
         FolderScenes(tmp_path, gsd=1.0)
 
 
-def test_excluded_classes_are_never_read(tmp_path):
+def test_excluded_classes_are_never_read(tmp_path, monkeypatch):
     write_folder(tmp_path, classes=("farm", "port", "secret"))
-    for path in (tmp_path / "secret").iterdir():
-        path.write_bytes(b"")
-    source = FolderScenes(tmp_path, gsd=1.0, classes=["port", "farm"])
-    assert [c.key for c in source.classes] == ["farm", "port"]
-    assert not any("secret" in chip for chip in source.chip_ids)
+    opened = []
+    for opener in ("_require_bytes", "_open"):
+        kept = getattr(reading, opener)
+        monkeypatch.setattr(reading, opener, lambda path, kept=kept: opened.append(path.parent.name) or kept(path))
+    data = load_dataset("folder", tmp_path, gsd=1.0, classes=["port", "farm"])
+    assert [c.key for c in data.classes] == ["farm", "port"]
+    assert data.train.images().shape[0] == len(data.train)
+    assert set(opened) == {"farm", "port"}
 
 
 def test_missing_and_empty_roots(tmp_path):
