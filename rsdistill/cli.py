@@ -100,16 +100,15 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
     from rsdistill.pipeline import write_run_files
 
-    write_run_files(config, run.pipeline.states())
-    states = run.pipeline.run(options.until, _announce)
+    def announce(state: StageState) -> None:
+        what = f"complete, {state.seconds:.0f} s earlier" if state.cached else "running"
+        print(f"{state.folder.name}: {what}", flush=True)
+        write_run_files(config, run.pipeline.states())
+
+    states = run.pipeline.run(options.until, announce)
     write_run_files(config, states)
     _summarise(run, states)
     return 0
-
-
-def _announce(state: StageState) -> None:
-    what = f"complete, {state.seconds:.0f} s earlier" if state.cached else "running"
-    print(f"{state.folder.name}: {what}", flush=True)
 
 
 def _summarise(run: Run, states: Sequence[StageState]) -> None:

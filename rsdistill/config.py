@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -64,7 +64,7 @@ class EncodeOptions:
         batch: Chips encoded at a time.
     """
 
-    views: int = 8
+    views: Literal[1, 2, 4, 8] = 8
     batch: Annotated[int, Field(ge=1)] = 64
 
 

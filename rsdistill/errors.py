@@ -112,7 +112,8 @@ _STORAGE_REASONS = {
     errno.EACCES: "no permission to write; choose another folder or change its rights",
     errno.EPERM: "no permission to write; choose another folder or change its rights",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.EEXIST: "a file is in the way; choose another folder",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rsdistill.config import RunConfig
-from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
+from rsdistill.errors import ArtifactError, UnknownNameError, storage_errors
 from rsdistill.options import plain
 from rsdistill.provenance import digest, library_versions, package_version, write_json
 
@@ -128,14 +128,27 @@ class Pipeline:
             spent = _spent(work)
             try:
                 figures = stage.make(result, checkpoint)
-            finally:
-                seconds = spent + time.monotonic() - started
-                write_json(work / "spent.json", seconds)
+            except BaseException:
+                self._leave(work, spent + time.monotonic() - started)
+                raise
+            seconds = spent + time.monotonic() - started
             write_json(result / RECORD, {"key": state.key, "seconds": round(seconds, 2), "figures": figures})
             if state.folder.exists():
                 shutil.rmtree(state.folder)
             os.replace(result, state.folder)
             self._remove_work(stage.name)
+
+    def _leave(self, work: Path, seconds: float) -> None:
+        """Keep of a failed stage what its next attempt can use, and no folder without content."""
+        shutil.rmtree(work / "result")
+        if any((work / _CHECKPOINT).iterdir()):
+            write_json(work / "spent.json", seconds)
+            return
+        shutil.rmtree(work)
+        for folder in (work.parent, self.folder):
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
 
     def _remove_work(self, name: str) -> None:
         """Remove the working folders of a stage, those of earlier options included."""
@@ -146,18 +159,17 @@ class Pipeline:
 
 
 def write_run_files(config: RunConfig, states: Sequence[StageState]) -> None:
-    """Write ``config.yaml`` and ``manifest.json`` of a run.
+    """Write ``config.yaml`` and ``manifest.json`` of a run, once a stage of it is complete.
+
+    A run that fails before, by a mistake in what was asked, leaves no folder behind.
 
     Raises:
         StorageError: If the folder cannot be written.
     """
-    folder = config.folder
-    values = plain(config)
+    if not any(state.cached for state in states):
+        return
+    folder, values = config.folder, plain(config)
     with storage_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise StorageError(f"{folder} is a file; choose another name or out") from error
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         partial = folder / ".config.yaml.partial"
         partial.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rsdistill.bands import get_bands
 from rsdistill.codecs import CODECS, Codec, LatentStore, create_codec, encode, load_codec
 from rsdistill.config import RunConfig
 from rsdistill.datasets import DATASETS, SceneData, SplitOptions, load_dataset, load_prepared, prepare
@@ -17,8 +18,9 @@ from rsdistill.diffusion.prototypes import Prototypes
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import DISTILLERS, Distiller
 from rsdistill.distillers.base import check_class_sizes
-from rsdistill.errors import storage_errors
+from rsdistill.errors import OptionError, storage_errors
 from rsdistill.evaluation import EvaluationReport, Recipe, evaluate
+from rsdistill.evaluation.students import check_student
 from rsdistill.export import GeoRef, export_tiles
 from rsdistill.options import plain
 from rsdistill.pipeline import Figures, Pipeline, Stage
@@ -52,8 +54,11 @@ class Run:
         self._codec_options = CODECS.parse(config.codec.name, config.codec.options, "codec.options")
         self._georef = GeoRef(config.export.gsd, config.export.epsg, config.export.origin)
         self.recipe = Recipe.of(config.evaluation.recipe)
+        check_student(self.recipe.student, self.recipe.student_options)
         self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
         self.baselines = {name: _distiller(name, {}, "") for name in config.evaluation.baselines}
+        if self._uses_latents:
+            self._check_size()
         self.pipeline = Pipeline(config.folder, self._stages())
 
     def folder(self, stage: str) -> Path:
@@ -91,6 +96,18 @@ class Run:
     def evaluation(self) -> EvaluationReport:
         """What the evaluation found."""
         return EvaluationReport.from_dict(json.loads((self.folder("evaluate") / _EVALUATION).read_text("utf-8")))
+
+    def _check_size(self) -> None:
+        """Refuse a size of chips that codec or method cannot halve as often as they need."""
+        # The factor does not depend on the bands, which only the dataset knows.
+        factor = create_codec(self.config.codec.name, get_bands("rgb"), **self.config.codec.options).factor
+        size = self.config.data.size
+        least = factor * self.distiller.latent_multiple()
+        if size % least:
+            raise OptionError(
+                f"option data.size {size}: codec and method need a multiple of {least}; "
+                f"choose {max(least, round(size / least) * least)}"
+            )
 
     def _stages(self) -> list[Stage]:
         config, method = self.config, self.distiller

@@ -16,6 +16,7 @@ from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
 from rsdistill.errors import ModelError, UnknownNameError
 
 Prediction = Literal["v_prediction", "epsilon"]
+PresetName = Literal["tiny", "compact", "small"]
 _GROUPS = 8
 
 
@@ -40,7 +41,7 @@ class Preset:
     max_tokens: int
 
 
-PRESETS = {
+PRESETS: dict[PresetName, Preset] = {
     "tiny": Preset((64, 128), 1, 4, 64, 2, 32),
     "compact": Preset((96, 192), 1, 4, 96, 2, 32),
     "small": Preset((128, 256, 512), 2, 8, 256, 4, 77),
@@ -67,7 +68,7 @@ class DiffusionModel:
 
     @classmethod
     def from_scratch(
-        cls, preset: str, codec: Codec, captions: Iterable[str], size: int, prediction: Prediction, seed: int
+        cls, preset: PresetName, codec: Codec, captions: Iterable[str], size: int, prediction: Prediction, seed: int
     ) -> DiffusionModel:
         """Build an untrained model whose shape is a preset's.
 

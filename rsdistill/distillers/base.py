@@ -89,6 +89,10 @@ class Distiller(ABC):
         """Read what :meth:`save_stage` wrote."""
         raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
 
+    def latent_multiple(self) -> int:
+        """What the side of the latents must be a multiple of."""
+        return 1
+
     def stage_options(self, stage: str) -> dict[str, Any]:
         """The options that the result of a stage depends on; a change of others does not redo it."""
         return options_of(self)

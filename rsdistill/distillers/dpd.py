@@ -13,7 +13,7 @@ from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.captions import TEMPLATE, class_prompts
 from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
-from rsdistill.diffusion.model import DiffusionModel, Prediction
+from rsdistill.diffusion.model import PRESETS, DiffusionModel, Prediction, PresetName
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, margin, train_teacher
@@ -53,7 +53,7 @@ class DPD(Distiller):
 
     def __init__(
         self,
-        preset: str = "tiny",
+        preset: PresetName = "tiny",
         prediction: Prediction = "v_prediction",
         prompt: str = TEMPLATE,
         teacher: TeacherOptions = TeacherOptions(),
@@ -103,6 +103,10 @@ class DPD(Distiller):
             self.teacher_ = LatentTeacher.load(folder).to(device)
         else:
             self.model_ = DiffusionModel.load(folder).to(device)
+
+    def latent_multiple(self) -> int:
+        """The denoiser halves latents once between two of its resolutions."""
+        return int(2 ** (len(PRESETS[self.preset].channels) - 1))
 
     def stage_options(self, stage: str) -> dict[str, Any]:
         """See :meth:`Distiller.stage_options`."""
