@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -25,8 +26,6 @@ from rsdistill.export.tiff_tags import clear_alpha
 
 # Key of the JSON document in the default metadata domain: COG drops keys of other domains.
 DOCUMENT_KEY = "RSDISTILL"
-# Sidecar files that other programs write must not appear while we write.
-_ENVIRONMENT = {"GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1"}
 _BLOCK, _BLOCK_STEP = 256, 16
 # A band with its centre in one of these ranges (µm) is shown by that name.
 _RANGES = {
@@ -55,8 +54,13 @@ class Written:
     statistics: tuple[dict[str, float], ...]
 
 
+def quiet_gdal() -> rasterio.Env:
+    """Settings to read and write tiles in: GDAL leaves no sidecar files and starts no threads of its own."""
+    return rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_NUM_THREADS="1", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+
+
 def write_geotiff(path: Path, pixels: NDArray[Any], tile: Tile, facts: Facts) -> Written:
-    """Write one tile so that the file is either complete or absent.
+    """Write one tile, within :func:`quiet_gdal`, so that the file is either complete or absent.
 
     Args:
         path: The file.
@@ -184,7 +188,6 @@ def _write(
     count, height, width = stored.shape
     block = min(_BLOCK, -(-max(height, width) // _BLOCK_STEP) * _BLOCK_STEP)
     with (
-        rasterio.Env(**_ENVIRONMENT),
         rasterio.open(
             path,
             "w",
@@ -198,7 +201,7 @@ def _write(
             width=width,
             dtype=stored.dtype,
             nodata=facts.encoding.nodata,
-            crs=CRS.from_wkt(tile.spot.wkt),
+            crs=_crs(tile.spot.wkt),
             transform=Affine(*tile.spot.transform),
         ) as target,
     ):
@@ -213,6 +216,12 @@ def _write(
         for number, (band, figures) in enumerate(zip(facts.bands, statistics, strict=True), start=1):
             target.update_tags(number, ns="IMAGERY", **optics_tags(band))
             target.update_tags(number, **{f"STATISTICS_{k}": repr(v) for k, v in figures.items()})
+
+
+@lru_cache(maxsize=64)
+def _crs(wkt: str) -> CRS:
+    """Tiles share a few CRSs, and reading one's text takes a while."""
+    return CRS.from_wkt(wkt)
 
 
 def _tags(tile: Tile, facts: Facts, digest: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -165,7 +166,6 @@ def _style_asset(tile: Tile) -> dict[str, Any]:
 
 
 def _band(band: Band, facts: Facts, figures: dict[str, float]) -> dict[str, Any]:
-    encoding = facts.encoding.to_dict()
     described: dict[str, Any] = {
         "name": band.name,
         "description": band.title or band.name,
@@ -175,8 +175,9 @@ def _band(band: Band, facts: Facts, figures: dict[str, float]) -> dict[str, Any]
         "raster:scale": facts.encoding.scale,
         "raster:offset": facts.encoding.offset,
     }
-    if encoding["nodata"] is not None:
-        described["nodata"] = encoding["nodata"]
+    nodata = facts.encoding.nodata
+    if nodata is not None:
+        described["nodata"] = "nan" if math.isnan(nodata) else nodata
     if figures:
         described["statistics"] = {key.lower(): value for key, value in figures.items()}
     optics = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rasterio
-
 from rsdistill.errors import ArtifactError
 from rsdistill.export.check_folder import check_catalog, check_files, check_index, check_mosaics, check_project
 from rsdistill.export.check_tiles import check_tile
 from rsdistill.export.faults import Fault, read_expected
+from rsdistill.export.geotiff import quiet_gdal
 from rsdistill.export.layout import MANIFEST
 
 
@@ -35,8 +34,7 @@ def validate_folder(folder: Path | str, *, progress: bool = False) -> list[Fault
         expected, faults = read_expected(folder)
     except ArtifactError as error:
         return [Fault(MANIFEST, str(error))]
-    # Reading must leave no sidecar files behind.
-    with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+    with quiet_gdal():
         for listing in tqdm(expected.tiles, desc="checking", unit="tile", disable=not progress):
             faults.extend(check_tile(folder, listing, expected))
     for check in (check_files, check_index, check_mosaics, check_catalog, check_project):

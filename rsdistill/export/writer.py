@@ -18,7 +18,7 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, StorageError, storage_errors
 from rsdistill.export.facts import FORMAT, Facts, Tile, gather_facts, list_tiles
 from rsdistill.export.georef import GeoRef
-from rsdistill.export.geotiff import Written, describe_written, write_geotiff
+from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, write_geotiff
 from rsdistill.export.index import tile_frame, write_index
 from rsdistill.export.layout import CITATION, MANIFEST, README
 from rsdistill.export.mosaic import write_mosaics
@@ -183,7 +183,8 @@ def _run(job: _Job, listed: Sequence[Tile], images: NDArray[Any], workers: int) 
 
 
 def _write_batch(job: _Job, listed: Sequence[Tile], images: NDArray[Any]) -> list[Written]:
-    return [_write_one(job, tile, pixels) for tile, pixels in zip(listed, images, strict=True)]
+    with quiet_gdal():
+        return [_write_one(job, tile, pixels) for tile, pixels in zip(listed, images, strict=True)]
 
 
 def _write_one(job: _Job, tile: Tile, pixels: NDArray[Any]) -> Written:
