@@ -4,7 +4,8 @@ Two figures, both in small pixels that are normalised by band, both blind to fli
 (the distance of two images is the smallest over the eight symmetries of the square):
 
 - the *held-out null*: without leakage a distilled image is as near to chips that were held out as to
-  those that were learnt from, so its nearest neighbour is a training chip half of the time;
+  those that were learnt from, so among equally many of both its nearest neighbour is a training chip
+  half of the time;
 - the *copy ratio*: a copy is far nearer to one training chip than to the others around it.
 
 Either can show leakage; neither can prove that there is none.
@@ -40,26 +41,34 @@ FloatArray = NDArray[np.float64]
 class HeldOutNull:
     """How often the nearest real neighbour of a distilled image is a training chip.
 
+    Splits are seldom equal. To draw as many training as held-out chips would leave most copied chips out
+    of the comparison and so hide copies; instead all chips take part, and rate and interval are brought to
+    equal sizes by their odds: ``rate / (1 - rate) = votes / (1 - votes) * (1 - chance) / chance``.
+    With equal sizes that changes nothing; copies alone give 1 and no leak gives 0.5 with any sizes.
+
     Attributes:
         vote: Of each distilled image, (n,): 1 if its neighbour is a training chip, 0 if it is a held-out
-            one, 0.5 if two are equally near.
-        train_distance: Distance to the nearest training chip compared, (n,).
-        held_out_distance: Distance to the nearest held-out chip compared, (n,).
+            one, ``chance`` if two are equally near.
+        chance: Share of training chips among the chips compared with each image, (n,); in (0, 1).
+        train_distance: Distance to the nearest training chip of the class, (n,).
+        held_out_distance: Distance to the nearest held-out chip of the class, (n,).
     """
 
     vote: FloatArray
+    chance: FloatArray
     train_distance: FloatArray
     held_out_distance: FloatArray
 
     @property
     def rate(self) -> float:
-        """Share of images whose neighbour is a training chip; 0.5 is what no leak would give."""
-        return float(self.vote.mean())
+        """Share of images whose neighbour is a training chip, at equal sizes; 0.5 is what no leak would give."""
+        return self._at_equal_sizes(float(self.vote.mean()))
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % binomial interval of the rate, after Clopper and Pearson (1934)."""
-        return clopper_pearson(float(self.vote.sum()), len(self.vote))
+        low, high = clopper_pearson(float(self.vote.sum()), len(self.vote))
+        return self._at_equal_sizes(low), self._at_equal_sizes(high)
 
     @classmethod
     def pooled(cls, parts: Iterable[HeldOutNull]) -> HeldOutNull:
@@ -67,9 +76,15 @@ class HeldOutNull:
         several = list(parts)
         return cls(
             np.concatenate([p.vote for p in several]),
+            np.concatenate([p.chance for p in several]),
             np.concatenate([p.train_distance for p in several]),
             np.concatenate([p.held_out_distance for p in several]),
         )
+
+    def _at_equal_sizes(self, share: float) -> float:
+        chance = float(self.chance.mean())
+        train, held_out = share * (1.0 - chance), (1.0 - share) * chance
+        return train / (train + held_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +142,7 @@ class Leakage:
         null, copies = self.held_out_null, self.copy_ratio
         return {
             "vote": null.vote.tolist(),
+            "chance": null.chance.tolist(),
             "train_distance": null.train_distance.tolist(),
             "held_out_distance": null.held_out_distance.tolist(),
             "copy_ratio": copies.ratio.tolist(),
@@ -136,30 +152,28 @@ class Leakage:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Leakage:
         """Rebuild from :meth:`to_dict`."""
-        names = ("vote", "train_distance", "held_out_distance", "copy_ratio", "copy_distance")
+        names = ("vote", "chance", "train_distance", "held_out_distance", "copy_ratio", "copy_distance")
         parts = [np.asarray(values[name], np.float64) for name in names]
-        return cls(HeldOutNull(*parts[:3]), CopyRatio(*parts[3:]))
+        return cls(HeldOutNull(*parts[:4]), CopyRatio(*parts[4:]))
 
 
-def held_out_null(tiles: DistilledSet, data: SceneData, size: int = SIZE, seed: int = 0) -> HeldOutNull:
+def held_out_null(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> HeldOutNull:
     """Ask whether distilled images are nearer to training chips than to held-out ones.
 
-    Each distilled image is compared with the training and the held-out (validation and test) chips of
-    its class, as many of one kind as of the other: of the larger kind a seeded sample is drawn. Where
-    that is the training chips, copies of those left out are not seen here; the copy ratio sees them.
+    Each distilled image is compared with all training and all held-out (validation and test) chips of its
+    class; :class:`HeldOutNull` brings the rate to equal sizes of both.
 
     Args:
         tiles: The distilled set.
         data: The dataset that it was made from, with the same splits.
         size: Side in pixels at which images are compared.
-        seed: Seed of the sample.
 
     Raises:
         AuditError: If a class of the set has no training or no held-out chip, or the set is empty.
         BandError: If the bands differ.
         UnknownNameError: If the set has a class that the dataset lacks.
     """
-    return leakage(tiles, data, size, seed).held_out_null
+    return leakage(tiles, data, size).held_out_null
 
 
 def copy_ratio(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> CopyRatio:
@@ -184,16 +198,13 @@ def copy_ratio(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> CopyRa
     return _copy_ratio(tiles.label, _distances(tiles, real.train, real.normalisation, "training", data))
 
 
-def leakage(
-    tiles: DistilledSet, data: SceneData, size: int = SIZE, seed: int = 0, real: RealChips | None = None
-) -> Leakage:
+def leakage(tiles: DistilledSet, data: SceneData, size: int = SIZE, real: RealChips | None = None) -> Leakage:
     """Both leakage figures, reading the real chips once.
 
     Args:
         tiles: The distilled set.
         data: The dataset that it was made from, with the same splits.
         size: Side in pixels at which images are compared.
-        seed: Seed of the sample that makes training and held-out chips equally many.
         real: Copies of the chips of ``data`` at ``size``, where a caller has them; None reads them.
 
     Raises:
@@ -204,7 +215,7 @@ def leakage(
     tiles, real = _prepared(tiles, data, size, real)
     to_train = _distances(tiles, real.train, real.normalisation, "training", data)
     to_held_out = _distances(tiles, real.held_out, real.normalisation, "held-out", data)
-    return Leakage(_held_out_null(tiles.label, to_train, to_held_out, seed), _copy_ratio(tiles.label, to_train))
+    return Leakage(_held_out_null(tiles.label, to_train, to_held_out), _copy_ratio(tiles.label, to_train))
 
 
 def clopper_pearson(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -286,20 +297,16 @@ def _distances(
 
 
 def _held_out_null(
-    labels: NDArray[np.int64], to_train: Mapping[int, FloatArray], to_held_out: Mapping[int, FloatArray], seed: int
+    labels: NDArray[np.int64], to_train: Mapping[int, FloatArray], to_held_out: Mapping[int, FloatArray]
 ) -> HeldOutNull:
-    nearest = np.empty((2, len(labels)))
+    train_distance, held_out_distance, chance = (np.empty(len(labels)) for _ in range(3))
     for label, train in to_train.items():
-        held_out = to_held_out[label]
-        count = min(train.shape[1], held_out.shape[1])
-        random = np.random.default_rng([seed, label])
-        for row, distances in zip(nearest, (train, held_out), strict=True):
-            drawn = random.permutation(distances.shape[1])[:count]
-            row[labels == label] = distances[:, drawn].min(axis=1)
-    train_distance, held_out_distance = nearest
+        members, held_out = labels == label, to_held_out[label]
+        train_distance[members], held_out_distance[members] = train.min(axis=1), held_out.min(axis=1)
+        chance[members] = train.shape[1] / (train.shape[1] + held_out.shape[1])
     tied = np.isclose(train_distance, held_out_distance, rtol=_TIE, atol=_TIE)
-    vote = np.where(tied, 0.5, (train_distance < held_out_distance).astype(np.float64))
-    return HeldOutNull(vote, train_distance, held_out_distance)
+    vote = np.where(tied, chance, (train_distance < held_out_distance).astype(np.float64))
+    return HeldOutNull(vote, chance, train_distance, held_out_distance)
 
 
 def _copy_ratio(labels: NDArray[np.int64], to_train: Mapping[int, FloatArray]) -> CopyRatio:

@@ -154,7 +154,7 @@ class EvaluationReport:
         notes = (
             f"{self.dataset}: {self.test_chips} test chips, final step, mean ± standard deviation over n students "
             f"(sets x training seeds).",
-            "Train neighbour: how often the nearest real chip, of as many train as held-out ones, is a train chip; "
+            "Train neighbour: how often the nearest real chip is a train chip, at equal numbers of train and held-out; "
             "50 % without leakage.",
             "Copies: copy ratio under 1/3. Audits can show leakage but cannot prove its absence.",
         )

@@ -59,38 +59,58 @@ def test_faint_noise_does_not_hide_a_copy():
     assert found.copy_ratio.share == 1.0 and (found.copy_ratio.ratio > 0).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_independent_images_are_near_train_chips_half_of_the_time(seed):
-    data = noise_data(train=150, val=50, test=80, seed=seed)
-    tiles = tiles_of(noise(60, seed=100 + seed), np.arange(60) % 2)
-    found = leakage(tiles, data, SIZE, seed)
-    low, high = found.held_out_null.interval
-    assert low < 0.5 < high
-    assert found.copy_ratio.share == 0.0
+def test_independent_images_are_near_train_chips_half_of_the_time():
+    found = []
+    for seed in range(20):
+        data = noise_data(train=150, val=50, test=80, side=4, seed=seed)
+        found.append(leakage(tiles_of(noise(60, 4, 100 + seed), np.arange(60) % 2), data, 4))
+    rates = [leak.held_out_null.rate for leak in found]
+    assert np.mean(rates) == pytest.approx(0.5, abs=4 * np.std(rates, ddof=1) / np.sqrt(20))
+    # A 95 % interval misses one time in twenty; five misses in twenty would be one chance in four hundred.
+    assert sum(low < 0.5 < high for low, high in (leak.held_out_null.interval for leak in found)) >= 16
+    assert all(leak.copy_ratio.share == 0.0 for leak in found)
 
 
-def test_unequal_splits_are_made_equal_before_they_are_compared():
-    # With 300 train chips against 20, a neighbour among all would be a train chip 94 % of the time.
-    data = noise_data(train=300, val=0, test=20)
-    found = held_out_null(tiles_of(noise(100, seed=5), np.arange(100) % 2), data, SIZE)
+@pytest.mark.parametrize(("train", "test"), [(300, 20), (20, 300)])
+def test_unequal_splits_give_half_without_a_leak(train, test):
+    # Counted plainly, the neighbour would be a train chip 94 % or 6 % of the time.
+    data = noise_data(train=train, val=0, test=test)
+    found = held_out_null(tiles_of(noise(200, seed=5), np.arange(200) % 2), data, SIZE)
     assert found.interval[0] < 0.5 < found.interval[1]
+    assert abs(found.vote.mean() - train / 320) < 0.06
 
 
-def test_a_chip_in_both_splits_counts_half():
-    data = noise_data()
+@pytest.mark.parametrize(("train", "test"), [(300, 20), (20, 300)])
+def test_unequal_splits_hide_no_copy(train, test):
+    data = noise_data(train=train, val=0, test=test)
+    found = held_out_null(copies_of(data.train, 20), data, SIZE)
+    assert found.rate == 1.0 and found.interval[1] == 1.0
+
+
+def test_equal_splits_give_the_plain_binomial_rate():
+    data = noise_data(train=80, val=0, test=80)
+    found = held_out_null(tiles_of(noise(50, seed=7), np.arange(50) % 2), data, SIZE)
+    successes = int(found.vote.sum())
+    assert found.rate == pytest.approx(successes / 50)
+    assert found.interval == pytest.approx(clopper_pearson(successes, 50))
+
+
+@pytest.mark.parametrize("test", [80, 40])
+def test_a_chip_in_both_splits_counts_half(test):
+    data = noise_data(train=80, val=0, test=test)
     twin = data.source.pixels
     twin[data.test.indices[:4]] = twin[data.train.indices[:4]]
     found = held_out_null(copies_of(data.train, 4), data, SIZE)
-    np.testing.assert_array_equal(found.vote, 0.5)
-    assert found.interval == clopper_pearson(2.0, 4)
+    assert found.rate == pytest.approx(0.5)
+    assert found.interval[0] < 0.5 < found.interval[1]
 
 
 def test_both_figures_agree_with_their_own_functions_and_read_the_chips_once():
     data = noise_data()
     tiles = copies_of(data.train)
-    both = leakage(tiles, data, SIZE, seed=3)
+    both = leakage(tiles, data, SIZE)
     assert data.source.reads == 10 + 160
-    np.testing.assert_array_equal(both.held_out_null.vote, held_out_null(tiles, data, SIZE, seed=3).vote)
+    np.testing.assert_array_equal(both.held_out_null.vote, held_out_null(tiles, data, SIZE).vote)
     np.testing.assert_array_equal(both.copy_ratio.ratio, copy_ratio(tiles, data, SIZE).ratio)
 
 
