@@ -27,6 +27,8 @@ _MARKERS = {_GENERATED: "o", _REAL: "s"}
 # Chips a class whose mean and spread are drawn.
 SPECTRUM_CHIPS = 64
 _SPECTRA_ACROSS = 5
+# Inches; the width of the page on a screen.
+_WIDTH = 11.0
 
 
 def accuracy_against_leakage(evaluation: EvaluationReport) -> Figure:
@@ -45,8 +47,8 @@ def accuracy_against_leakage(evaluation: EvaluationReport) -> Figure:
     rows = [row for row in evaluation.rows if row.held_out_null is not None]
     if not rows:
         raise OptionError("the evaluation has no row with leakage figures; evaluate at least one distilled set")
-    figure = Figure(figsize=(9.0, 1.5 + 0.42 * len(rows)), dpi=144, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(_WIDTH, 1.5 + 0.42 * len(rows)), dpi=144, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
     for position, row in enumerate(rows):
         _accuracy_mark(left, position, row)
         _leakage_mark(right, position, row)
@@ -91,7 +93,9 @@ def class_spectra(data: SceneData, tiles: DistilledSet, classes: Sequence[str] |
     labels = shown_labels(data, tiles, classes)
     across = min(_SPECTRA_ACROSS, len(labels))
     down = math.ceil(len(labels) / across)
-    figure = Figure(figsize=(max(4.0, 1.9 * across), 0.9 + 1.55 * down), dpi=144, layout="constrained")
+    figure = Figure(
+        figsize=(max(4.0, _WIDTH / _SPECTRA_ACROSS * across), 0.9 + 1.6 * down), dpi=144, layout="constrained"
+    )
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, label in zip(grid, labels, strict=False):
         real = _chip_means(class_chips(data.train, label, SPECTRUM_CHIPS), data.bands)
@@ -104,8 +108,16 @@ def class_spectra(data: SceneData, tiles: DistilledSet, classes: Sequence[str] |
         axes.set_visible(False)
     figure.supylabel("reflectance" if data.bands.scale != 1 else "pixel value", fontsize=9)
     figure.supxlabel("wavelength, µm" if over_wavelength(data.bands) else "band", fontsize=9)
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=8.5)
+    # matplotlib lists error bars last; the originals belong first.
+    pairs = sorted(zip(*grid[0].get_legend_handles_labels(), strict=True), key=lambda pair: "original" not in pair[1])
+    figure.legend(
+        [handle for handle, _ in pairs],
+        [name for _, name in pairs],
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=8.5,
+    )
     return figure
 
 
@@ -179,7 +191,14 @@ def _spectrum(
     name, colour = ("distilled", _GENERATED) if synthetic else ("selected", _REAL)
     if over_wavelength(bands):
         x = np.asarray(known)[order]
-        axes.fill_between(x, real_mean - spread, real_mean + spread, color="#dddddd", linewidth=0, label="± std")
+        axes.fill_between(
+            x,
+            real_mean - spread,
+            real_mean + spread,
+            color="#dddddd",
+            linewidth=0,
+            label="original chips, ± standard deviation",
+        )
         axes.plot(x, real_mean, color="#333333", linewidth=1.2, linestyle="--", label="original chips, mean")
         axes.plot(x, made_mean, color=colour, linewidth=1.4, marker=".", label=f"{name}, mean")
         return

@@ -28,7 +28,7 @@ def storage(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``4.2 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -121,10 +121,10 @@ def verdict(row: Row) -> str:
     if row.held_out_null is None:
         return "–"
     if not row.synthetic:
-        return "real chips, leaks by definition"
+        return "by definition"
     if row.held_out_low is not None and row.held_out_low > 0.5:
-        return "leak shown"
-    return "copies flagged" if row.copied else "no leak shown"
+        return "shown"
+    return "copies flagged" if row.copied else "none shown"
 
 
 def _render(**values: Any) -> str:
@@ -186,7 +186,7 @@ def _cards(data: SceneData, tiles: DistilledSet, evaluation: EvaluationReport | 
     if row is not None:
         cards.append((f"{formatting.percent(row.oa)} %", f"overall accuracy of a {row.student} trained on them"))
         if row.held_out_null is not None:
-            words = f"have a training chip as nearest neighbour (50 % without a leak): {verdict(row)}"
+            words = f"have a training chip as nearest neighbour (50 % without a leak); leakage: {verdict(row)}"
             cards.append((f"{formatting.percent(row.held_out_null, digits=0)} %", words))
     return cards
 

@@ -31,10 +31,9 @@ WAVELENGTHS = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}
 # Pixels on paper: longest side of a picture, space between pictures, space between blocks.
 _CELL, _GAP, _BETWEEN = 128, 6, 34
 _DPI = 144
-_HEADER = 46
 _FONT = 9
-# Width of a letter at that size and resolution, and where long class names wrap.
-_LETTER, _WRAP = 11, 18
+# Width of a letter and height of a line at that size and resolution, and where long class names wrap.
+_LETTER, _LINE, _WRAP = 11, 23, 18
 _EMPTY = 244
 # Chips that set the stretch.
 _STRETCH_CHIPS = 64
@@ -98,7 +97,7 @@ def contact_sheet(
 
 
 def nearest_sheet(
-    data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64], most: int = 12
+    data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64], most: int = 8
 ) -> Figure:
     """Distilled images beside the training chips that are nearest to them, to judge copies by eye.
 
@@ -122,10 +121,10 @@ def nearest_sheet(
     made = to_rgb(tiles.image[chosen], data.bands, NATURAL_COLOUR, limits)
     real = to_rgb(data.train.images(positions[chosen]), data.bands, NATURAL_COLOUR, limits)
     blocks = [
-        _Block("distilled", 1, [[_fitted(p)] for p in made]),
-        _Block("nearest chip", 1, [[_fitted(p)] for p in real]),
+        _Block(data.classes[label].name, 1, [[_fitted(tile)], [_fitted(chip)]])
+        for label, tile, chip in zip(tiles.label[chosen], made, real, strict=True)
     ]
-    return _sheet([data.classes[label].name for label in tiles.label[chosen]], blocks)
+    return _sheet(["distilled", "nearest training chip"], blocks)
 
 
 def shared_limits(data: SceneData, colour: str = "natural") -> Limits:
@@ -180,7 +179,7 @@ def _sheet(names: Sequence[str], blocks: Sequence[_Block]) -> Figure:
     """Draw blocks side by side, a named row each, so that a mosaic pixel is a pixel of the figure."""
     from matplotlib.figure import Figure
 
-    wrapped = [textwrap.fill(name, _WRAP) for name in names]
+    wrapped = [_wrapped(name, _WRAP) for name in names]
     left = 20 + _LETTER * max(len(line) for name in wrapped for line in name.splitlines())
     starts, width = [], 0
     for block in blocks:
@@ -194,18 +193,23 @@ def _sheet(names: Sequence[str], blocks: Sequence[_Block]) -> Figure:
             for column in range(block.columns):
                 picture = pictures[column] if column < len(pictures) else None
                 _place(mosaic, picture, row * (_CELL + _GAP), start + column * (_CELL + _GAP))
-    total = (left + width + _GAP, _HEADER + height + _GAP)
+    titles = [_wrapped(block.title, max(8, block.columns * _CELL // _LETTER)) for block in blocks]
+    header = _LINE * max(title.count("\n") + 1 for title in titles) + 2 * _GAP
+    total = (left + width + _GAP, header + height + _GAP)
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI)
     axes = figure.add_axes((left / total[0], _GAP / total[1], width / total[0], height / total[1]))
     axes.imshow(mosaic, interpolation="none", aspect="auto", extent=(0, width, height, 0))
     axes.set_axis_off()
     for row, name in enumerate(wrapped):
         axes.text(-12, row * (_CELL + _GAP) + _CELL / 2, name, ha="right", va="center", fontsize=_FONT)
-    for start, block in zip(starts, blocks, strict=True):
+    for start, block, title in zip(starts, blocks, titles, strict=True):
         middle = start + (block.columns * (_CELL + _GAP) - _GAP) / 2
-        title = textwrap.fill(block.title, max(8, block.columns * _CELL // _LETTER))
         axes.text(middle, -8, title, ha="center", va="bottom", fontsize=_FONT, color="#444444")
     return figure
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 def _place(mosaic: Picture, picture: Picture | None, top: int, left: int) -> None:
