@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +68,34 @@ def write_export(tiles: DistilledSet, folder: Path, workers: int) -> float:
 
 
 def compare(count: int, size: int, turns: int) -> dict[str, float]:
-    """Tiles a second of each way."""
+    """Tiles a second of each way, and the rate of one worker as a share of the bare write's."""
     tiles = make_set(count, size)
-    seconds: dict[str, list[float]] = {"bare": [], "1 worker": [], "2 workers": []}
-    with tempfile.TemporaryDirectory() as warm:
-        write_export(tiles.subset(np.arange(4)), Path(warm), 1)
-    for _ in range(turns):
-        for name in seconds:
+    ways: dict[str, Callable[[Path], float]] = {
+        "bare": lambda folder: write_bare(tiles, folder),
+        "1 worker": lambda folder: write_export(tiles, folder, 1),
+        "2 workers": lambda folder: write_export(tiles, folder, 2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, way in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder)
-                took = write_bare(tiles, path) if name == "bare" else write_export(tiles, path, int(name[0]))
-                seconds[name].append(took)
-    rates = {name: count / statistics.median(took) for name, took in seconds.items()}
-    ratios = [bare / one for bare, one in zip(seconds["bare"], seconds["1 worker"], strict=True)]
-    return {**rates, "1 worker of bare": statistics.median(ratios)}
+                begun = time.process_time()
+                took = way(Path(folder))
+                # The first turn pays for imports and for starting the workers.
+                if turn:
+                    seconds[name].append(took)
+                    processor[name].append(time.process_time() - begun)
+    rates = {f"{name}, tiles a second": count / statistics.median(took) for name, took in seconds.items()}
+    shares = {
+        "1 worker, share of the bare rate": _share(seconds),
+        "1 worker, share by processor time (where others use the machine)": _share(processor),
+    }
+    return {**rates, **shares}
+
+
+def _share(took: dict[str, list[float]]) -> float:
+    return statistics.median(bare / one for bare, one in zip(took["bare"], took["1 worker"], strict=True))
 
 
 def large(count: int, size: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -78,12 +79,14 @@ def export_tiles(
 
     Raises:
         ExportError: If the set, the layout or the folder does not allow it.
-        OptionError: If ``workers`` is below 1.
+        OptionError: If ``workers`` is below 1, or pyarrow is missing for GeoParquet.
         StorageError: If the folder exists, or cannot be written.
     """
     folder = Path(folder)
     if workers < 1:
         raise OptionError(f"workers is {workers}; give 1 or more processes")
+    if geoparquet and importlib.util.find_spec("pyarrow") is None:
+        raise OptionError("GeoParquet needs the package pyarrow; install it, or leave out geoparquet")
     georef = georef or GeoRef()
     facts, listed = gather_facts(tiles, georef, dtype), list_tiles(tiles, georef)
     composites = choose_composites(tiles)
