@@ -53,6 +53,7 @@ def test_example_codec_keeps_block_means(tmp_path):
     decoded = load_codec(tmp_path / "codec").decode(codec.encode(images))
     pool = torch.nn.AvgPool2d(4)
     torch.testing.assert_close(pool(decoded), pool(images))
+    assert 0 < codec.figures(data)["psnr"] < 40
 
 
 def test_misspelt_option_of_an_example_is_refused():
