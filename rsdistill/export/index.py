@@ -111,8 +111,9 @@ def _write_geopackage(path: Path, frame: geopandas.GeoDataFrame) -> None:
     except DataSourceError as error:
         raise ExportError(f"{path.parent / INDEX} cannot be written as GeoPackage ({error})") from error
     classes = frame.sort_values("label")["class_name"].drop_duplicates()
+    left, _, right, _ = frame.geometry.iloc[0].bounds
     with closing(sqlite3.connect(path)) as database, database:
-        _add_style(database, to_text(footprint_style(list(classes))))
+        _add_style(database, to_text(footprint_style(list(classes), right - left)))
 
 
 def _add_style(database: sqlite3.Connection, style: str) -> None:

@@ -149,7 +149,7 @@ def _index_layer(parent: ET.Element, tiles: Sequence[Tile], wkt: str, facts: Fac
     source = f"./{INDEX}|layername={INDEX_LAYER}"
     _identify(layer, _INDEX_ID, _INDEX_NAME, source, "ogr", wkt, facts)
     names = {tile.label: tile.class_name for tile in tiles}
-    add_footprint_style(layer, [names[label] for label in sorted(names)])
+    add_footprint_style(layer, [names[label] for label in sorted(names)], facts.size[1] * facts.gsd)
     ET.SubElement(layer, "previewExpression").text = '"tile"'
     ET.SubElement(layer, "mapTip").text = '<b>[% "tile" %]</b><br>[% "caption" %]'
 

@@ -13,6 +13,8 @@ DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 # The oldest QGIS that the files are written for; later ones read them as well.
 QGIS_VERSION = "3.22.0"
 LABEL = '"class_name" || \' \' || "slot"'
+# Height of a label as a share of a tile's width, and width of a label in letters of that height.
+_LABEL_HEIGHT, _LABEL_WIDTH = 0.1, 1.6
 _GOLDEN = 0.618033988749895
 
 
@@ -52,18 +54,19 @@ def add_raster_pipe(layer: ET.Element, composite: Composite, alpha_band: int | N
     ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
 
 
-def footprint_style(classes: Sequence[str]) -> ET.Element:
+def footprint_style(classes: Sequence[str], side: float) -> ET.Element:
     """Style of the tile index: an outline colour a class, and a label.
 
     Args:
         classes: Readable names of the classes, in order.
+        side: Width of a tile in map units; labels are no wider.
     """
     root = _root({"labelsEnabled": "1"})
-    add_footprint_style(root, classes)
+    add_footprint_style(root, classes, side)
     return root
 
 
-def add_footprint_style(layer: ET.Element, classes: Sequence[str]) -> None:
+def add_footprint_style(layer: ET.Element, classes: Sequence[str], side: float) -> None:
     """Put the categories and labels of the tile index into a style or a project's layer."""
     renderer = ET.SubElement(
         layer, "renderer-v2", type="categorizedSymbol", attr="class_name", symbollevels="0", enableorderby="0"
@@ -74,7 +77,7 @@ def add_footprint_style(layer: ET.Element, classes: Sequence[str]) -> None:
         label = name or "other (renamed classes)"
         ET.SubElement(categories, "category", render="true", symbol=str(number), value=name, label=label)
         _outline(symbols, str(number), class_colour(number) if name else (128, 128, 128))
-    _labels(layer)
+    _labels(layer, side * min(_LABEL_HEIGHT, _LABEL_WIDTH / (3 + max(map(len, classes), default=0))))
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
@@ -127,15 +130,16 @@ def _properties(layer: ET.Element, values: dict[str, str]) -> None:
         ET.SubElement(layer, "prop", k=key, v=value)
 
 
-def _labels(layer: ET.Element) -> None:
+def _labels(layer: ET.Element, size: float) -> None:
+    """Labels as large as the map is zoomed, so that they stay within their tiles."""
     labeling = ET.SubElement(layer, "labeling", type="simple")
     settings = ET.SubElement(labeling, "settings", calloutType="simple")
     text: dict[str, Any] = {
         "fieldName": LABEL,
         "isExpression": "1",
         "fontFamily": "Sans Serif",
-        "fontSize": "9",
-        "fontSizeUnit": "Point",
+        "fontSize": repr(size),
+        "fontSizeUnit": "MapUnit",
         "textColor": "20,20,20,255",
         "textOpacity": "1",
     }
@@ -144,8 +148,8 @@ def _labels(layer: ET.Element) -> None:
         style,
         "text-buffer",
         bufferDraw="1",
-        bufferSize="0.7",
-        bufferSizeUnits="MM",
+        bufferSize=repr(0.12 * size),
+        bufferSizeUnits="MapUnit",
         bufferColor="255,255,255,255",
         bufferOpacity="1",
     )
@@ -158,8 +162,8 @@ def _labels(layer: ET.Element) -> None:
         geometryGenerator="make_point(x_min($geometry), y_max($geometry))",
         geometryGeneratorType="PointGeometry",
         quadOffset="8",
-        xOffset="1",
-        yOffset="1",
-        offsetUnits="MM",
+        xOffset=repr(0.3 * size),
+        yOffset=repr(0.3 * size),
+        offsetUnits="MapUnit",
     )
     ET.SubElement(settings, "rendering", drawLabels="1", displayAll="0", scaleVisibility="0", obstacle="0")
