@@ -14,13 +14,14 @@
 # %% [markdown]
 # # Quickstart: distil a scene dataset
 #
-# A few images per class that train a classifier, made without any original image in them.
+# A few generated images per class, to train a classifier on in place of the original chips.
 # Everything here is rendered, trained and judged on this machine, without a download.
 #
-# Sizes and steps are tiny so that the notebook runs in about a minute on two cores. The figures are
+# Sizes and steps are tiny so that the notebook runs in a minute or two on two cores. The figures are
 # therefore far from what the method can do: `configs/quickstart.yaml` runs the same job longer.
 
 # %%
+# %matplotlib inline
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -33,10 +34,12 @@ folder = Path(mkdtemp(prefix="rsdistill-"))
 # ## A dataset
 #
 # `load_dataset` opens a dataset by name and cuts it into train, validation and test. `"synthetic"` renders
-# labelled chips in blue, green, red and near infrared; `rsdistill.list_datasets()` names the others.
+# labelled chips in blue, green, red and near infrared, here of six of its classes; `rsdistill.list_datasets()`
+# names the other datasets.
 
 # %%
-data = rsdistill.load_dataset("synthetic", size=32, chips_per_class=40)
+classes = ["forest", "river", "beach", "residential", "runway", "storage_tanks"]
+data = rsdistill.load_dataset("synthetic", size=32, chips_per_class=40, classes=classes)
 print(f"{len(data.train)} train, {len(data.val)} validation and {len(data.test)} test chips")
 print("bands:", ", ".join(data.bands.names))
 
@@ -47,7 +50,7 @@ print("bands:", ", ".join(data.bands.names))
 # happens there.
 
 # %%
-codec = rsdistill.create_codec("kl", bands=data.bands, block_channels=(16, 32, 64), steps=150).fit(data)
+codec = rsdistill.create_codec("kl", bands=data.bands, block_channels=(16, 32, 64), steps=80).fit(data)
 latents = rsdistill.encode(codec, data, folder / "latents.zarr", views=2)
 
 # %% [markdown]
@@ -59,8 +62,8 @@ latents = rsdistill.encode(codec, data, folder / "latents.zarr", views=2)
 # %%
 distiller = rsdistill.create_distiller(
     "dpd",
-    teacher={"width": 32, "blocks": 2, "steps": 100},
-    training={"steps": 100, "batch": 32},
+    teacher={"width": 32, "blocks": 2, "steps": 60},
+    training={"steps": 80, "batch": 32},
     sampling={"steps": 10},
     candidates=2,
 )
@@ -92,7 +95,11 @@ class_spectra(data, tiles)
 # %%
 random = rsdistill.create_distiller("random").fit(data).distill(ipc=3, seed=0)
 report = rsdistill.evaluate(
-    {"dpd": [tiles], "random": [random]}, data, recipe={"steps": 60}, seeds=(0, 1), folder=folder / "evaluation"
+    {"dpd": [tiles], "random": [random]},
+    data,
+    recipe={"steps": 40, "batch": 32},
+    seeds=(0, 1),
+    folder=folder / "evaluation",
 )
 print(report.table())
 
