@@ -170,6 +170,12 @@ def test_without_evaluation_and_stages(write):
     assert "Stages" not in text
 
 
+def test_stage_without_figures_and_set_without_manifest(write, data):
+    tiles = replace(make_tiles(data), manifest={})
+    text = write(stages=[{"name": "encode", "seconds": 2.0}], tiles=tiles).text
+    assert "encode 2.0 s" in text and "by the method unknown" in text
+
+
 def test_equal_runs_give_equal_files(write, tmp_path):
     write("a.html"), write("b.html")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
