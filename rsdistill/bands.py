@@ -61,7 +61,7 @@ class BandSet:
     nodata: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty set and two bands of one name."""
+        """Refuse an empty set and two bands of one name; make the range floats."""
         if not self.bands:
             raise BandError(f"band set of sensor '{self.sensor}' has no bands; name at least one")
         seen: set[str] = set()
@@ -70,6 +70,9 @@ class BandSet:
             if key in seen:
                 raise BandError(f"band '{band.name}' appears twice in sensor '{self.sensor}'; name each once")
             seen.add(key)
+        # As read back from JSON, so that a set written with whole numbers keeps its seal.
+        low, high = self.valid_range
+        object.__setattr__(self, "valid_range", (float(low), float(high)))
 
     def __len__(self) -> int:
         """Number of bands."""
@@ -178,7 +181,7 @@ class BandSet:
 
 def _folded(name: str) -> str:
     """Spelling-neutral form of a band name: 'B02', 'b2' and 'B 2' are one."""
-    return re.sub(r"0+(?=\d)", "", re.sub(r"[\s_-]", "", name.lower()))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]", "", name.lower()))
 
 
 # Broad aerial camera bands; typical centres of frame cameras.

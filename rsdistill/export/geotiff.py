@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -27,6 +27,8 @@ from rsdistill.export.tiff_tags import clear_alpha
 # Key of the JSON document in the default metadata domain: COG drops keys of other domains.
 DOCUMENT_KEY = "RSDISTILL"
 _BLOCK, _BLOCK_STEP = 256, 16
+# Bytes written to ask the system why GDAL could not write.
+_PROBE = 1 << 20
 # A band with its centre in one of these ranges (µm) is shown by that name.
 _RANGES = {
     ColorInterp.coastal: (0.40, 0.45),
@@ -87,7 +89,8 @@ def write_geotiff(path: Path, pixels: NDArray[Any], tile: Tile, facts: Facts) ->
             clear_alpha(partial)
             content = partial.read_bytes()
             os.replace(partial, path)
-        except rasterio.errors.RasterioIOError as error:
+        # rasterio raises SystemError where GDAL fails to close a file and does not say why.
+        except (rasterio.errors.RasterioError, SystemError) as error:
             _raise_storage(error, partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -160,6 +163,9 @@ def colour_interpretation(bands: BandSet) -> tuple[ColorInterp, ...]:
         colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         for colour, position in zip(colours, bands.composite(NATURAL_COLOUR), strict=True):
             meanings[position] = colour
+    elif meanings[0] is ColorInterp.undefined:
+        # A TIFF cannot leave open what its first band shows.
+        meanings[0] = ColorInterp.gray
     return tuple(meanings)
 
 
@@ -247,10 +253,11 @@ def _by_range(centre: float | None) -> ColorInterp:
     return ColorInterp.undefined
 
 
-def _raise_storage(error: Exception, partial: Path, path: Path) -> None:
+def _raise_storage(error: Exception, partial: Path, path: Path) -> NoReturn:
     """Tell a full or read-only disk, which GDAL reports in its own words, from other failures."""
     if isinstance(error.__cause__, OSError):
         raise error.__cause__
-    with partial.open("wb") as stream:  # raises the system's own error where writing is not possible
-        stream.write(b"\0" * 65536)
+    # Where writing is not possible, this raises the system's own error.
+    with partial.open("wb") as stream:
+        stream.write(bytes(_PROBE))
     raise ExportError(f"{path} cannot be written as GeoTIFF ({error})") from error

@@ -12,8 +12,14 @@ from rsdistill.provenance import package_version
 _WIDTH = 100
 
 
-def readme_text(tiles: Sequence[Tile], facts: Facts) -> str:
-    """What the folder holds, how to open it, and under which terms it may be used."""
+def readme_text(tiles: Sequence[Tile], facts: Facts, mosaics: bool) -> str:
+    """What the folder holds, how to open it, and under which terms it may be used.
+
+    Args:
+        tiles: The tiles.
+        facts: What they share.
+        mosaics: Whether there are mosaics.
+    """
     kind = "Synthetic image tiles" if facts.synthetic else "Real image tiles"
     height, width = facts.size
     optics = [
@@ -40,7 +46,7 @@ def readme_text(tiles: Sequence[Tile], facts: Facts) -> str:
             "What is inside",
             [
                 f"{TILES}/      {len(tiles)} GeoTIFFs, a folder a class, each with a QGIS style",
-                f"{MOSAICS}/    a virtual mosaic (VRT) of each class and of all tiles",
+                *([f"{MOSAICS}/    a virtual mosaic (VRT) of each class and of all tiles"] if mosaics else []),
                 f"{INDEX}  footprints with class, slot, seed, score, audit verdict, caption and path",
                 f"{PROJECT}  the QGIS project",
                 f"{STAC}/       a static STAC catalog, an item a tile",

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,8 @@ def _write_one(job: _Job, tile: Tile, pixels: NDArray[Any]) -> Written:
         written = write_geotiff(path, pixels, tile, job.facts)
     path.with_suffix(".qml").write_text(job.style, encoding="utf-8")
     write_item(job.folder, tile, job.facts, written, job.created)
-    return written
+    # The statistics are in the tile and its item now; kept for thousands of tiles they would fill the memory.
+    return replace(written, statistics=())
 
 
 def _write_rest(
@@ -215,7 +216,7 @@ def _write_rest(
     write_project(folder, listed, facts, mosaics, job.composites)
     write_index(folder, tile_frame(listed, written, facts), geoparquet=options["geoparquet"])
     write_catalog(folder, listed, facts, job.created)
-    (folder / README).write_text(readme_text(listed, facts), encoding="utf-8")
+    (folder / README).write_text(readme_text(listed, facts, bool(mosaics)), encoding="utf-8")
     (folder / CITATION).write_text(citation_text(facts), encoding="utf-8")
     systems = list(dict.fromkeys(tile.spot.wkt for tile in listed))
     manifest = {
