@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors import SafetensorError
 
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ArtifactError
+from rsdistill.errors import ArtifactError, storage_errors
+from rsdistill.provenance import write_json
 from rsdistill.registry import Registry
 from rsdistill.training import TrainerOptions
 
@@ -114,11 +116,18 @@ class Codec(ABC):
         return self.posterior(images)[0]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the codec: weights in diffusers' folder format, bands and normalisation as JSON."""
+        """Write the codec: weights in diffusers' folder format, bands and normalisation as JSON.
+
+        Raises:
+            CodecError: If it is not fitted.
+            StorageError: If the folder cannot be written.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(folder)}
-        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+        self.autoencoder()  # Refuses a codec that is not fitted before any folder is made.
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(folder)}
+        write_json(folder / _DESCRIPTION, description)
         return folder
 
 
@@ -159,7 +168,7 @@ def load_codec(folder: str | Path) -> Codec:
         kind: Any = CODECS.get(description["codec"]).factory
         codec: Codec = kind._load(folder, description)
         return codec
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"codec in {folder} cannot be read ({error}); fit and save it again") from error
 
 

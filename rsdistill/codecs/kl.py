@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import lightning
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from pydantic import Field
 
 from rsdistill.bands import BandSet, check_count
 from rsdistill.codecs.base import CODECS, Codec, describe_shape
+from rsdistill.codecs.klt import fit_klt, start_at_klt
 from rsdistill.codecs.normalise import Normalisation, sample_positions
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError, OptionError
@@ -31,9 +34,15 @@ _WARM_UP = 0.05
 class KLCodec(Codec):
     """A small ``diffusers.AutoencoderKL`` trained on normalised chips by L1 and a KL term.
 
+    With one resolution (``block_channels`` of one width) it starts at block PCA instead of at random
+    weights, and is as good as that before its first step: what to use where compute is short. With
+    ``patch`` above 1 the autoencoder sees patches of pixels as channels, so images that a stock
+    diffusers pipeline decodes want ``torch.nn.functional.pixel_shuffle`` after it.
+
     Args:
         bands: Bands to encode.
         latent_channels: Channels of the latents.
+        patch: Side of the patches whose pixels become channels before the autoencoder.
         block_channels: Width of each resolution, multiples of 8; one halving between two of them.
         layers_per_block: Residual layers at each resolution.
         steps: Optimiser steps of the fit.
@@ -43,7 +52,7 @@ class KLCodec(Codec):
         seed: Seed of initial weights, order and augmentation.
 
     Raises:
-        OptionError: If a width is no multiple of 8.
+        OptionError: If a width is no multiple of 8, or too small to start at block PCA.
     """
 
     name = "kl"
@@ -51,19 +60,25 @@ class KLCodec(Codec):
     def __init__(
         self,
         bands: BandSet,
-        latent_channels: int = 16,
+        latent_channels: Annotated[int, Field(ge=1)] = 16,
+        patch: Annotated[int, Field(ge=1)] = 1,
         block_channels: Sequence[int] = (16, 32, 64, 128),
-        layers_per_block: int = 1,
-        steps: int = 1500,
-        batch: int = 16,
-        lr: float = 2e-3,
-        kl_weight: float = 1e-6,
+        layers_per_block: Annotated[int, Field(ge=1)] = 1,
+        steps: Annotated[int, Field(ge=1)] = 1500,
+        batch: Annotated[int, Field(ge=1)] = 16,
+        lr: Annotated[float, Field(gt=0)] = 2e-3,
+        kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
         seed: int = 0,
     ) -> None:
         wrong = [width for width in block_channels if width < 1 or width % _GROUPS]
         if wrong or not block_channels:
             raise OptionError(f"codec.block_channels {list(block_channels)}: every width must be a multiple of 8")
-        self.bands = bands
+        if len(block_channels) == 1 and block_channels[0] < 2 * latent_channels + 2:
+            raise OptionError(
+                f"codec.block_channels {list(block_channels)}: a single width must be above {2 * latent_channels + 1}, "
+                f"twice codec.latent_channels"
+            )
+        self.bands, self.patch = bands, patch
         self.block_channels, self.layers_per_block = tuple(block_channels), layers_per_block
         self.steps, self.batch, self.lr, self.kl_weight, self.seed = steps, batch, lr, kl_weight, seed
         self._latent_channels = latent_channels
@@ -78,7 +93,7 @@ class KLCodec(Codec):
     @property
     def factor(self) -> int:
         """How many times smaller latents are than chips along each side."""
-        return int(2 ** (len(self.block_channels) - 1))
+        return int(self.patch * 2 ** (len(self.block_channels) - 1))
 
     def fit(self, data: SceneData, folder: str | Path | None = None, trainer: TrainerOptions | None = None) -> Self:
         """Train on ``data.train``; see :meth:`Codec.fit`.
@@ -94,12 +109,13 @@ class KLCodec(Codec):
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(self.seed, 0))
             self.vae_ = self._build(sample.shape[-1])
-        normalisation = self.normalisation_
+            if self._starts_at_klt:
+                start_at_klt(self.vae_, *fit_klt(self._patches(sample), self._latent_channels, self.seed % 2**31))
 
         def fetch(positions: torch.Tensor) -> torch.Tensor:
-            return normalisation.forward(torch.from_numpy(view.images(positions.numpy())), self.bands)
+            return self._patches(view.images(positions.numpy()))
 
-        module = _Training(self.vae_, self.steps, self.lr, self.kl_weight, self.seed)
+        module = _Training(self.vae_, self.patch, self.steps, self.lr, self.kl_weight, self.seed)
         batches = StepBatches(fetch, len(view), self.batch, derived_seed(self.seed, 1))
         fit(module, batches, self.steps, folder, trainer, label="codec")
         self.vae_.eval().requires_grad_(False).to(resolve_device(trainer))
@@ -112,7 +128,7 @@ class KLCodec(Codec):
         vae, normalisation = self._fitted()
         self._check(images.shape[1:], "a chip")
         normalised = normalisation.forward(images.to(vae.device), self.bands)
-        latent = vae.encode(normalised).latent_dist
+        latent = vae.encode(F.pixel_unshuffle(normalised, self.patch)).latent_dist
         scale = vae.config.scaling_factor
         return latent.mean * scale, latent.logvar + 2.0 * math.log(scale)
 
@@ -121,7 +137,7 @@ class KLCodec(Codec):
         """Scaled latents (N, C, h, w) to chips (N, B, H, W) in sensor units."""
         vae, normalisation = self._fitted()
         decoded: torch.Tensor = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
-        return normalisation.inverse(decoded)
+        return normalisation.inverse(F.pixel_shuffle(decoded, self.patch))
 
     def to(self, device: torch.device) -> Self:
         """Move the weights to a device."""
@@ -146,7 +162,10 @@ class KLCodec(Codec):
     def _save(self, folder: Path) -> dict[str, Any]:
         vae, normalisation = self._fitted()
         vae.save_pretrained(folder)
-        return {"normalisation": {"low": list(normalisation.low), "high": list(normalisation.high)}}
+        return {
+            "patch": self.patch,
+            "normalisation": {"low": list(normalisation.low), "high": list(normalisation.high)},
+        }
 
     @classmethod
     def _load(cls, folder: Path, description: dict[str, Any]) -> KLCodec:
@@ -154,6 +173,7 @@ class KLCodec(Codec):
         codec = cls(
             BandSet.from_dict(description["bands"]),
             vae.config.latent_channels,
+            description["patch"],
             vae.config.block_out_channels,
             vae.config.layers_per_block,
         )
@@ -163,20 +183,29 @@ class KLCodec(Codec):
         return codec
 
     def _build(self, size: int) -> AutoencoderKL:
-        depth = len(self.block_channels)
+        depth, channels = len(self.block_channels), len(self.bands) * self.patch**2
         return AutoencoderKL(
-            in_channels=len(self.bands),
-            out_channels=len(self.bands),
+            in_channels=channels,
+            out_channels=channels,
             down_block_types=("DownEncoderBlock2D",) * depth,
             up_block_types=("UpDecoderBlock2D",) * depth,
             block_out_channels=self.block_channels,
             layers_per_block=self.layers_per_block,
             latent_channels=self._latent_channels,
-            norm_num_groups=_GROUPS,
-            sample_size=size,
+            norm_num_groups=1 if self._starts_at_klt else _GROUPS,
+            sample_size=size // self.patch,
             # At 8x8 latents attention costs time and did not lower the reconstruction error.
             mid_block_add_attention=False,
         )
+
+    @property
+    def _starts_at_klt(self) -> bool:
+        return len(self.block_channels) == 1
+
+    def _patches(self, images: NDArray[Any]) -> torch.Tensor:
+        """Chips in sensor units to what the autoencoder sees."""
+        normalised = self._fitted_normalisation().forward(torch.from_numpy(images), self.bands)
+        return F.pixel_unshuffle(normalised, self.patch)
 
     def _set_scale(self, sample: torch.Tensor) -> None:
         assert self.vae_ is not None
@@ -184,10 +213,15 @@ class KLCodec(Codec):
         means = torch.cat([self.posterior(part)[0].cpu() for part in sample.split(64)])
         self.vae_.register_to_config(scaling_factor=float(1.0 / means.std().clamp_min(1e-6)))
 
-    def _fitted(self) -> tuple[AutoencoderKL, Normalisation]:
-        if self.vae_ is None or self.normalisation_ is None:
+    def _fitted_normalisation(self) -> Normalisation:
+        if self.normalisation_ is None:
             raise CodecError(f"codec '{self.name}' is not fitted; call fit(data) or load a fitted one")
-        return self.vae_, self.normalisation_
+        return self.normalisation_
+
+    def _fitted(self) -> tuple[AutoencoderKL, Normalisation]:
+        if self.vae_ is None:
+            raise CodecError(f"codec '{self.name}' is not fitted; call fit(data) or load a fitted one")
+        return self.vae_, self._fitted_normalisation()
 
     def _check(self, shape: Sequence[int], where: str) -> None:
         check_count(shape[0], self.bands, where)
@@ -201,15 +235,16 @@ class KLCodec(Codec):
 class _Training(lightning.LightningModule):
     """L1 + KL on chips turned and flipped at random."""
 
-    def __init__(self, vae: AutoencoderKL, steps: int, lr: float, kl_weight: float, seed: int) -> None:
+    def __init__(self, vae: AutoencoderKL, patch: int, steps: int, lr: float, kl_weight: float, seed: int) -> None:
         super().__init__()
-        self.vae, self.steps, self.lr, self.kl_weight, self.seed = vae, steps, lr, kl_weight, seed
+        self.vae, self.patch = vae, patch
+        self.steps, self.lr, self.kl_weight, self.seed = steps, lr, kl_weight, seed
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
         generator = step_generator(self.seed, 2, self.global_step)
         turns, flip = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
-        chips = torch.rot90(batch, turns, (2, 3))
-        chips = chips.flip(3) if flip else chips
+        chips = torch.rot90(F.pixel_shuffle(batch, self.patch), turns, (2, 3))
+        chips = F.pixel_unshuffle(chips.flip(3) if flip else chips, self.patch)
         latent = self.vae.encode(chips).latent_dist
         noise = torch.randn(latent.mean.shape, generator=generator).to(latent.mean)
         rebuilt = self.vae.decode(latent.mean + latent.std * noise).sample
@@ -217,7 +252,8 @@ class _Training(lightning.LightningModule):
         divergence = latent.kl().mean()
         self.log("l1", error, prog_bar=True)
         self.log("kl", divergence)
-        return error + self.kl_weight * divergence
+        loss: torch.Tensor = error + self.kl_weight * divergence
+        return loss
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(self.vae.parameters(), self.lr, betas=(0.9, 0.99), weight_decay=1e-4)

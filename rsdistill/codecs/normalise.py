@@ -42,15 +42,16 @@ class Normalisation:
         Raises:
             BandError: If a band holds no valid pixel at all.
         """
-        if bands.dtype == "uint8":
-            low, high = bands.valid_range
-            return cls((low,) * len(bands), (high,) * len(bands))
         lows, highs = [], []
         for position, band in enumerate(bands):
             values = images[:, position].astype(np.float64).ravel()
             values = values[_is_valid(values, bands)]
             if not values.size:
                 raise BandError(f"band '{band.name}' has no valid pixel in train; leave it out with data.bands")
+            if bands.dtype == "uint8":
+                lows.append(bands.valid_range[0])
+                highs.append(bands.valid_range[1])
+                continue
             low, high = np.percentile(values, _PERCENTILES)
             # A constant band (Sentinel-2's cirrus nearly is) still needs a range to divide by.
             spread = max(high - low, 1e-3 * (bands.valid_range[1] - bands.valid_range[0]))

@@ -65,9 +65,9 @@ class LatentStore:
         self.path, self.codec = Path(path), codec
         try:
             self._group = zarr.open_group(self.path, mode="r")
-            self.label: NDArray[np.int64] = np.asarray(self._group["label"][:])
-            self.split: NDArray[np.int8] = np.asarray(self._group["split"][:])
-            self.view: NDArray[np.int8] = np.asarray(self._group["view"][:])
+            self.label: NDArray[np.int64] = np.asarray(self._array("label")[:])
+            self.split: NDArray[np.int8] = np.asarray(self._array("split")[:])
+            self.view: NDArray[np.int8] = np.asarray(self._array("view")[:])
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise ArtifactError(f"{self.path} holds no latent store ({error}); encode the dataset first") from error
 
@@ -75,7 +75,8 @@ class LatentStore:
         """The whole store as a lazy xarray dataset (dims sample, channel, y, x)."""
         import xarray as xr
 
-        return xr.open_zarr(self.path, consolidated=False)
+        store: xr.Dataset = xr.open_zarr(self.path, consolidated=False)
+        return store
 
     def positions(self, split: str, views: bool = False) -> NDArray[np.int64]:
         """Samples of a split: one a chip, or every dihedral view of each.

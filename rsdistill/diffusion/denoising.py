@@ -18,6 +18,7 @@ from rsdistill.codecs.store import LatentBatch, LatentStore
 from rsdistill.diffusion.formulas import min_snr_weight, predicted_x0, training_target
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.teacher import LatentTeacher
+from rsdistill.errors import ModelError
 from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
 
@@ -87,6 +88,9 @@ def train_denoiser(
 
     Returns:
         The model, with averaged weights.
+
+    Raises:
+        ModelError: If the consistency loss is on and there is no teacher.
     """
     train = latents.positions("train", views=True)
     batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
@@ -107,7 +111,13 @@ class DenoisingModule(lightning.LightningModule):
         options: Training options.
         teacher: Frozen classifier of latents.
         seed: Seed of every random draw.
+
+    Raises:
+        ModelError: If the consistency loss is on and there is no teacher.
     """
+
+    tokens: torch.Tensor
+    alpha_bar: torch.Tensor
 
     def __init__(
         self,
@@ -118,6 +128,8 @@ class DenoisingModule(lightning.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if options.consistency.weight and teacher is None:
+            raise ModelError("the classification-consistency loss needs a teacher; train one, or set its weight to 0")
         self.options, self.seed, self.prediction = options, seed, model.prediction
         self.trained = nn.ModuleDict({"unet": model.unet, "text_encoder": model.text_encoder})
         self.trained.train().requires_grad_(True)
@@ -173,9 +185,9 @@ class DenoisingModule(lightning.LightningModule):
         if self.average is not None:
             self.trained.load_state_dict(self.average.module.state_dict())
 
-    def _average(self, held: torch.Tensor, new: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    def _average(self, held: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         # The decay rises with the steps: early weights, far from any optimum, fade quickly.
-        decay = torch.clamp((1.0 + count) / (10.0 + count), max=self.options.ema)
+        decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema)
         return torch.lerp(new, held, decay.to(held))
 
     def _text(self, labels: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
@@ -193,8 +205,7 @@ class DenoisingModule(lightning.LightningModule):
         self, estimate: torch.Tensor, clean: torch.Tensor, labels: torch.Tensor, alpha_bar: torch.Tensor
     ) -> torch.Tensor:
         teacher = self._teacher[0]
-        if teacher is None:
-            raise ValueError("the consistency loss needs a teacher")
+        assert teacher is not None
         teacher = teacher.to(estimate.device)
         logits = teacher(estimate)
         if self.options.consistency.target == "label":

@@ -58,4 +58,5 @@ def guide(
     """
     direction = lowpass(prototypes - clean, options.cells)
     norm = direction.flatten(1).norm(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
-    return noisy + options.scale * (1.0 - alpha_bar).sqrt().to(noisy) * direction / norm
+    guided: torch.Tensor = noisy + options.scale * (1.0 - alpha_bar).sqrt().to(noisy) * direction / norm
+    return guided

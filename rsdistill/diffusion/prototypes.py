@@ -105,7 +105,7 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
         seed: Seed of k-means.
 
     Raises:
-        DatasetError: If a class has fewer train chips than ``ipc``.
+        DatasetError: If a class has fewer train chips, or fewer that differ, than ``ipc``.
     """
     positions = latents.positions("train")
     labels = latents.label[positions]
@@ -131,9 +131,24 @@ def pooled_features(latents: torch.Tensor, cells: int) -> NDArray[np.float32]:
     return F.normalize(pooled.flatten(1)).numpy()
 
 
+def find_clusters(features: NDArray[np.float32], count: int, seed: int, restarts: int = 10) -> KMeans:
+    """K-means of features (n, D) into exactly so many clusters, none of them empty.
+
+    Raises:
+        DatasetError: If there are fewer features that differ than clusters.
+    """
+    different = len(np.unique(features, axis=0))
+    if different < count:
+        raise DatasetError(f"only {different} train chip(s) differ, fewer than ipc={count}; lower distill.ipc")
+    return KMeans(count, n_init=restarts, random_state=seed).fit(features)
+
+
 def _of_class(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
     features = pooled_features(means, options.cells)
-    clusters = KMeans(ipc, n_init=options.restarts, random_state=seed).fit(features)
+    try:
+        clusters = find_clusters(features, ipc, seed, options.restarts)
+    except DatasetError as error:
+        raise DatasetError(f"class {label}: {error}") from error
     distances = clusters.transform(features)
     own = distances[np.arange(len(features)), clusters.labels_]
     distances[np.arange(len(features)), clusters.labels_] = np.inf

@@ -109,4 +109,5 @@ def _predict(
         return with_text
     both = torch.cat([empty.expand_as(text), text])
     without, with_text = model.unet(latents.repeat(2, 1, 1, 1), timestep, both).sample.chunk(2)
-    return without + options.text_scale * (with_text - without)
+    combined: torch.Tensor = without + options.text_scale * (with_text - without)
+    return combined

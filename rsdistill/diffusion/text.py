@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -40,7 +41,7 @@ def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
     # Words apart, as CLIP's own splitting has them: a blank never becomes part of a token.
     words = sorted({word for text in corpus for word in text.split()})
     learner.train_from_iterator(words, trainer)
-    merges = _merges(learner)
+    merges: Any = _merges(learner)
     symbols = [*alphabet, *(letter + _SUFFIX for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys([*symbols, _START, _END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
