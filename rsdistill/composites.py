@@ -63,6 +63,7 @@ def to_rgb(
     """
     low, high = limits if limits is not None else stretch_limits(images, bands, wavelengths)
     chosen = np.asarray(images)[:, bands.composite(wavelengths)].astype(np.float64)
+    valid = np.isfinite(chosen) & (chosen != bands.nodata if bands.nodata is not None else True)
     scaled = (chosen - low[None, :, None, None]) / (high - low)[None, :, None, None]
-    scaled = np.nan_to_num(np.clip(scaled, 0.0, 1.0))
+    scaled = np.where(valid, np.clip(scaled, 0.0, 1.0), 0.0)
     return np.round(scaled.transpose(0, 2, 3, 1) * 255.0).astype(np.uint8)

@@ -263,12 +263,15 @@ class DistilledSet:
 
         Raises:
             OptionError: If the colour is unknown.
+            ArtifactError: If the set is empty.
         """
         from matplotlib.figure import Figure
 
         wavelengths = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}.get(colour)
         if wavelengths is None:
             raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
+        if not len(self):
+            raise ArtifactError("the set holds no samples to plot")
         pictures = to_rgb(self.image, self.bands, wavelengths, stretch_limits(self.image, self.bands, wavelengths))
         labels = np.unique(self.label)
         width = max(1, min(columns or self.ipc, self.ipc))

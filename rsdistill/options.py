@@ -62,7 +62,7 @@ def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], wher
         OptionError: If a value has the wrong type or is out of range.
     """
     _require_mapping(values, where)
-    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    target = factory.__init__ if inspect.isclass(factory) else factory
     hints = typing.get_type_hints(target, include_extras=True)
     parameters = inspect.signature(factory).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -85,9 +85,10 @@ def plain(value: Any) -> Any:
 
 
 def _parse_value(hint: Any, value: Any, where: str) -> Any:
-    nested = next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
+    candidates = (hint, *typing.get_args(hint))
+    nested: Any = next((h for h in candidates if dataclasses.is_dataclass(h)), None)
     if nested is not None and isinstance(value, Mapping):
-        return parse_options(typing.cast("type[Any]", nested), value, where)
+        return parse_options(nested, value, where)
     if nested is not None and isinstance(value, nested):
         return value
     try:

@@ -65,10 +65,14 @@ def write_json(path: str | Path, value: Any) -> None:
         StorageError: If the folder cannot be written.
     """
     path = Path(path)
+    partial = path.with_name(path.name + ".partial")
     with storage_errors(path):
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

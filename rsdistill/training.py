@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,13 +130,13 @@ def fit(
 
     Raises:
         DeviceError: If the device, precision or strategy is not available.
-        ArtifactError: If the checkpoint in the folder cannot be read.
+        ArtifactError: If the checkpoint in the folder cannot be read, or is of another model.
         StorageError: If the folder cannot be written.
     """
     options = options or TrainerOptions()
     checkpoint = None if folder is None else Path(folder) / CHECKPOINT
     resumed = checkpoint is not None and checkpoint.exists()
-    batches.start = _checkpoint_step(checkpoint) if resumed and checkpoint else 0
+    batches.start = _checkpoint_step(checkpoint, module) if resumed and checkpoint else 0
     callbacks: list[lightning.Callback] = []
     if options.progress:
         callbacks.append(_Progress(label, steps))
@@ -146,11 +148,9 @@ def fit(
         logger = CSVLogger(checkpoint.parent, name="log", version=f"from_step_{batches.start}")
     trainer = _build_trainer(options, steps, callbacks, logger)
     loader = DataLoader(batches, batch_size=None)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interruptible():
         _quiet()
         trainer.fit(module, loader, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def resolve_device(options: TrainerOptions | None = None) -> torch.device:
@@ -202,6 +202,19 @@ def _build_trainer(
         ) from error
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let the user's Ctrl-C through: Lightning would end the process, and ignore every later one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        if not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
 def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Batches come from memory, so workers would only cost; and steps, not epochs, are counted.
@@ -213,12 +226,15 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
 
 
-def _checkpoint_step(checkpoint: Path) -> int:
+def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return int(state["global_step"])
+        step, shapes = int(state["global_step"]), {name: value.shape for name, value in state["state_dict"].items()}
     except Exception as error:
         raise ArtifactError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
+    if shapes != {name: value.shape for name, value in module.state_dict().items()}:
+        raise ArtifactError(f"{checkpoint} is of another model; delete it, or choose another folder")
+    return step
 
 
 class _AtomicCheckpoint(lightning.Callback):
@@ -237,10 +253,14 @@ class _AtomicCheckpoint(lightning.Callback):
 
     def _save(self, trainer: lightning.Trainer) -> None:
         partial = self._path.with_name("partial.ckpt")
-        with storage_errors(self._path):
-            trainer.save_checkpoint(partial)
+        try:
+            with storage_errors(self._path):
+                trainer.save_checkpoint(partial)
+                if trainer.is_global_zero:
+                    os.replace(partial, self._path)
+        finally:
             if trainer.is_global_zero:
-                os.replace(partial, self._path)
+                partial.unlink(missing_ok=True)
         self._last = time.monotonic()
 
 

@@ -73,6 +73,17 @@ class Distiller(ABC):
         self.data_, self.latents_ = data, latents
         return self
 
+    def fitted(self) -> SceneData:
+        """The dataset fitted to.
+
+        Raises:
+            ModelError: If there is none yet.
+        """
+        data: SceneData | None = getattr(self, "data_", None)
+        if data is None:
+            raise ModelError(f"method '{type(self).__name__}' is not fitted; call fit(data, latents) first")
+        return data
+
     def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
         """Carry out one step of the fit; resumes from its checkpoints in the folder.
 
@@ -119,7 +130,7 @@ class Distiller(ABC):
 
     def manifest(self, ipc: int, seed: int) -> dict[str, Any]:
         """What every set says of its making: method, seed, versions, dataset, licence, source type."""
-        data = self.data_
+        data = self.fitted()
         return {
             "method": getattr(self, "name", type(self).__name__),
             "options": options_of(self),

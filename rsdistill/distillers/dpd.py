@@ -121,6 +121,7 @@ class DPD(Distiller):
     def find_prototypes(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class, found once."""
         if ipc not in self.prototypes_:
+            check_class_sizes(self.fitted(), ipc)
             self.prototypes_[ipc] = find_prototypes(self._latents(), ipc, self.prototypes, self.seed)
         return self.prototypes_[ipc]
 
@@ -130,7 +131,7 @@ class DPD(Distiller):
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Draw candidates for each prototype and keep the best; see :meth:`Distiller.distill`."""
-        check_class_sizes(self.data_, ipc)
+        check_class_sizes(self.fitted(), ipc)
         table = self.find_prototypes(ipc)
         latents, labels, scores = self._draw(table, seed)
         prompts = class_prompts(self.data_.classes, self.prompt)

@@ -6,10 +6,9 @@ from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from rsdistill.diffusion.captions import class_prompts
-from rsdistill.diffusion.prototypes import pooled_features
+from rsdistill.diffusion.prototypes import find_clusters, pooled_features
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
 from rsdistill.training import derived_seed
@@ -29,7 +28,7 @@ class SubsetDistiller(Distiller):
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """The chosen chips as a set; see :meth:`Distiller.distill`."""
-        data = self.data_
+        data = self.fitted()
         check_class_sizes(data, ipc)
         labels = data.train.labels
         chosen = np.concatenate(
@@ -130,7 +129,8 @@ class KMeansSubset(_LatentSubset):
 
     def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
         """Choose each cluster's chip nearest to its centre."""
-        clusters = KMeans(ipc, n_init=10, random_state=seed).fit(features)
+        clusters = find_clusters(features, ipc, seed)
         distances = clusters.transform(features)
         distances[clusters.labels_[:, None] != np.arange(ipc)] = np.inf
-        return distances.argmin(axis=0).astype(np.int64)
+        nearest: NDArray[np.int64] = distances.argmin(axis=0).astype(np.int64)
+        return nearest
