@@ -100,11 +100,18 @@ class KLCodec(Codec):
 
         Raises:
             BandError: If the data has another number of bands, or a band without valid pixels.
-            CodecError: If the chips' sides are no multiple of the factor.
+            CodecError: If the chips' sides are no multiple of the factor, or one resolution has
+                more latent channels than values in a patch.
         """
         view = data.train
         sample = view.images(sample_positions(len(view), self.seed))
         self._check(sample.shape[1:], f"a chip of {data.name}")
+        values = len(self.bands) * self.patch**2
+        if self._starts_at_klt and values < self._latent_channels:
+            raise CodecError(
+                f"codec '{self.name}' cannot start {self._latent_channels} latent channels from patches of {values} "
+                f"values; raise codec.patch or lower codec.latent_channels"
+            )
         self.normalisation_ = Normalisation.fit(sample, self.bands)
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(self.seed, 0))

@@ -84,24 +84,26 @@ def start_at_klt(
 
 def _split(convolution: nn.Conv2d, rows: torch.Tensor, offsets: torch.Tensor, unit: float) -> None:
     """First channels carry ``rows @ x + offsets``, the next its negative, the others constants of either sign."""
-    count = len(rows)
+    count, bias = len(rows), convolution.bias
+    assert bias is not None
     nn.init.normal_(convolution.weight, std=_JITTER / np.sqrt(convolution.weight[0].numel()))
     convolution.weight[: 2 * count] = 0.0
     convolution.weight[:count, :, 1, 1] = rows
     convolution.weight[count : 2 * count, :, 1, 1] = -rows
-    convolution.bias[:count], convolution.bias[count : 2 * count] = offsets, -offsets
-    signs = torch.arange(len(convolution.bias) - 2 * count) % 2 * 2.0 - 1.0
-    convolution.bias[2 * count :] = _CONSTANT * unit * signs
+    bias[:count], bias[count : 2 * count] = offsets, -offsets
+    signs = torch.arange(len(bias) - 2 * count) % 2 * 2.0 - 1.0
+    bias[2 * count :] = _CONSTANT * unit * signs
 
 
 def _join(convolution: nn.Conv2d, split: nn.Conv2d, rows: torch.Tensor, offsets: torch.Tensor, unit: float) -> None:
     """Output ``rows @ x + offsets`` from what :func:`_split` carried through normalisation and SiLU."""
-    count, width = rows.shape[1], len(split.bias)
+    count, width, bias = rows.shape[1], split.out_channels, convolution.bias
+    assert bias is not None
     constants = width - 2 * count
     # Mean square of all channels: the constants' own, plus that of components of about unit size.
     deviation = unit * float(np.sqrt((constants * _CONSTANT**2 + 2 * count * 0.3) / width))
     nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    nn.init.zeros_(bias)
     convolution.weight[: len(rows), :count, 1, 1] = rows * deviation
     convolution.weight[: len(rows), count : 2 * count, 1, 1] = -rows * deviation
-    convolution.bias[: len(offsets)] = offsets
+    bias[: len(offsets)] = offsets
