@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field
 
 from rsdistill.errors import OptionError
-from rsdistill.options import parse_options
+from rsdistill.options import TrainerOptions, parse_options
 
 _NAME = re.compile(r"[\w][\w.-]*")
 
@@ -137,19 +137,6 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """Where training runs; see :class:`rsdistill.training.TrainerOptions`, whose fields these are."""
-
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    checkpoint_seconds: float = 60.0
-    progress: bool = True
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run depends on.
 
@@ -175,7 +162,7 @@ class RunConfig:
     evaluation: EvaluationOptions = EvaluationOptions()
     export: ExportOptions = ExportOptions()
     report: ReportOptions = ReportOptions()
-    trainer: TrainerConfig = TrainerConfig()
+    trainer: TrainerOptions = TrainerOptions()
 
     @property
     def folder(self) -> Path:

@@ -10,13 +10,37 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rsdistill.errors import OptionError, UnknownNameError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """Where and how training runs; the same fields as Lightning's Trainer.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``mps`` or another that Lightning knows.
+        devices: Number of devices, or ``auto``.
+        num_nodes: Number of machines.
+        strategy: ``auto``, ``ddp``, ``fsdp`` or another that Lightning knows.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        checkpoint_seconds: Time between checkpoints.
+        progress: Whether to show progress bars.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    progress: bool = True
 
 
 def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from rsdistill.options import plain
 from rsdistill.pipeline import Figures, Pipeline, Stage
 from rsdistill.provenance import write_json
 from rsdistill.report import write_report
-from rsdistill.training import TrainerOptions, resolve_device
+from rsdistill.training import resolve_device
 
 _SET, _EVALUATION, _PROTOTYPES = "distilled.nc", "evaluation.json", "prototypes.nc"
 _CHIPS, _CODEC, _LATENTS, _TILES, _REPORT = "chips", "codec", "latents.zarr", "tiles", "report.html"
@@ -47,7 +46,7 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.trainer = TrainerOptions(**asdict(config.trainer))
+        self.trainer = config.trainer
         resolve_device(self.trainer)
         self._dataset_options = _dataset_options(config)
         self._split = SplitOptions(config.data.scheme, config.data.train, config.data.val, config.data.seed)

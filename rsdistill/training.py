@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +27,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 
 from rsdistill.errors import ArtifactError, DeviceError, OptionError, storage_errors
+from rsdistill.options import TrainerOptions
 
 CHECKPOINT = "last.ckpt"
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Where and how training runs; the same fields as Lightning's Trainer.
-
-    Attributes:
-        accelerator: ``auto``, ``cpu``, ``gpu``, ``mps`` or another that Lightning knows.
-        devices: Number of devices, or ``auto``.
-        num_nodes: Number of machines.
-        strategy: ``auto``, ``ddp``, ``fsdp`` or another that Lightning knows.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        checkpoint_seconds: Time between checkpoints.
-        progress: Whether to show progress bars.
-    """
-
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    checkpoint_seconds: float = 60.0
-    progress: bool = True
 
 
 def derived_seed(*parts: int) -> int:

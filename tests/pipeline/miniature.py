@@ -12,7 +12,8 @@ sys.path.insert(0, str(TESTS / "datasets"))
 # What makes any config small; the dataset and its bands stay the config's own.
 MINIATURE = {
     "data.size": 16,
-    "codec.options.block_channels": "[8, 16]",
+    "codec.options.patch": 4,
+    "codec.options.block_channels": "[16]",
     "codec.options.latent_channels": 4,
     "codec.options.steps": 4,
     "encode.views": 2,

@@ -143,7 +143,7 @@ def test_new_distiller_of_ten_lines(tmp_path, capsys):
         (["run", QUICKSTART, "--trainer.accelerator", "warp"], "warp"),
         (["run", QUICKSTART, "--data.scheme", "strat"], "did you mean 'stratified'"),
         (["run", QUICKSTART, "--data.classes", "[forrest]"], "did you mean 'forest'"),
-        (["run", QUICKSTART, "--data.size", "30"], "multiple of 4"),
+        (["run", QUICKSTART, "--data.size", "30"], "multiple of 8; choose 32"),
         (["run", QUICKSTART, "--distill.ipc", "500"], "ipc=500"),
         (["run", QUICKSTART, "--encode.views", "3"], "views"),
         (["run", QUICKSTART, "--export.gsd", "-1"], "gsd"),
