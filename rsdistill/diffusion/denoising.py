@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,9 @@ class DenoisingOptions:
 
     Attributes:
         steps: Optimiser steps.
+        max_laps: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
+            taken where ``steps`` would go beyond, since a small set is soon learned by heart and its
+            tiles are then copies. None takes all steps.
         batch: Latents a step.
         lr: Peak learning rate.
         warm_up: Share of the steps over which the learning rate rises.
@@ -54,6 +58,7 @@ class DenoisingOptions:
     """
 
     steps: Annotated[int, Field(ge=1)] = 2000
+    max_laps: Annotated[float, Field(gt=0)] | None = 25.0
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -62,6 +67,13 @@ class DenoisingOptions:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     clip: Annotated[float, Field(gt=0)] = 1.0
     consistency: ConsistencyOptions = ConsistencyOptions()
+
+    def limited(self, latents: int) -> DenoisingOptions:
+        """The same options with no more steps than ``max_laps`` allows for so many latents."""
+        if self.max_laps is None:
+            return self
+        most = math.ceil(self.max_laps * latents / min(self.batch, latents))
+        return replace(self, steps=min(self.steps, most))
 
 
 def train_denoiser(
@@ -93,6 +105,7 @@ def train_denoiser(
         ModelError: If the consistency loss is on and there is no teacher.
     """
     train = latents.positions("train", views=True)
+    options = options.limited(len(train))
     batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
     module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed)
     fit(module, batches, options.steps, folder, trainer, label="train")

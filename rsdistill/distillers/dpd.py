@@ -86,7 +86,8 @@ class DPD(Distiller):
         self.model_ = train_denoiser(
             model, self._latents(), prompts, self.training, self.teacher_, self.seed, folder, trainer
         )
-        return {"parameters": sum(p.numel() for p in model.unet.parameters())}
+        taken = self.training.limited(len(self._latents().positions("train", views=True))).steps
+        return {"steps": taken, "parameters": sum(p.numel() for p in model.unet.parameters())}
 
     def save_stage(self, stage: str, folder: Path) -> None:
         """Write the teacher, or the model in diffusers' format."""

@@ -120,7 +120,7 @@ def _is_done(folder: Path, key: str, overwrite: bool, resume: bool) -> bool:
         return True
     if not overwrite:
         hint = "it holds another export; " if resume else ""
-        raise StorageError(f"{folder} exists; {hint}choose another name, or allow it to be overwritten")
+        raise StorageError(f"{folder} exists; {hint}choose another name, or replace it with overwrite (--overwrite)")
     if found is None:
         raise StorageError(f"{folder} is not an exported folder and will not be overwritten; choose another name")
     return False
