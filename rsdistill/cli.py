@@ -98,7 +98,11 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
 
         print(plan_table(run, options.until))
         return 0
-    from rsdistill.pipeline import write_run_files
+    from rsdistill.pipeline import process_rank, write_run_files
+
+    if process_rank():
+        run.pipeline.run(options.until)
+        return 0
 
     def announce(state: StageState) -> None:
         what = f"complete, {state.seconds:.0f} s earlier" if state.cached else "running"

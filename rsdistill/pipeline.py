@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ from typing import Any
 import yaml
 
 from rsdistill.config import RunConfig
-from rsdistill.errors import ArtifactError, UnknownNameError, storage_errors
+from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
 from rsdistill.options import plain
 from rsdistill.provenance import digest, library_versions, package_version, write_json
 
 RECORD = "stage.json"
 _WORK = ".work"
 _CHECKPOINT = "checkpoint"
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+_POLL_SECONDS = 0.2
 
 Figures = dict[str, Any]
 
@@ -34,12 +37,14 @@ class Stage:
         options: All options that its result depends on, plain types.
         inputs: Names of the stages it reads.
         make: Fills a folder, given that folder and one whose content survives a kill; returns figures.
+        collective: Whether all processes of a distributed run take part; else the first alone works.
     """
 
     name: str
     options: Any
     inputs: tuple[str, ...]
     make: Callable[[Path, Path], Figures]
+    collective: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,17 @@ class Pipeline:
             if report is not None:
                 report(state)
             if not state.cached:
-                self._carry_out(stage, state)
+                if process_rank():
+                    self._follow(stage, number)
+                else:
+                    self._carry_out(stage, state)
             if stage.name == until:
                 break
         return self.states()
 
     def _carry_out(self, stage: Stage, state: StageState) -> None:
         started = time.monotonic()
-        work = self.folder / _WORK / f"{stage.name}-{state.key[:16]}"
+        work = self._work(stage.name, state.key)
         result, checkpoint = work / "result", work / _CHECKPOINT
         with storage_errors(self.folder):
             shutil.rmtree(result, ignore_errors=True)
@@ -137,6 +145,20 @@ class Pipeline:
                 shutil.rmtree(state.folder)
             os.replace(result, state.folder)
             self._remove_work(stage.name)
+
+    def _follow(self, stage: Stage, number: int) -> None:
+        """In a process beside the first: take part in training, then wait for the first one's result."""
+        if stage.collective:
+            with tempfile.TemporaryDirectory() as unused:
+                stage.make(Path(unused), self._work(stage.name, self.states()[number].key) / _CHECKPOINT)
+        parent = os.getppid()
+        while not self.states()[number].cached:
+            if os.getppid() != parent:
+                raise StorageError(f"the first process of the run stopped during stage '{stage.name}'; run it again")
+            time.sleep(_POLL_SECONDS)
+
+    def _work(self, name: str, key: str) -> Path:
+        return self.folder / _WORK / f"{name}-{key[:16]}"
 
     def _leave(self, work: Path, seconds: float) -> None:
         """Keep of a failed stage what its next attempt can use, and no folder without content."""
@@ -156,6 +178,11 @@ class Pipeline:
             shutil.rmtree(left, ignore_errors=True)
         if not any((self.folder / _WORK).iterdir()):
             (self.folder / _WORK).rmdir()
+
+
+def process_rank() -> int:
+    """Number of this process among those of a distributed run, as torchrun, SLURM or Lightning name it."""
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0))
 
 
 def write_run_files(config: RunConfig, states: Sequence[StageState]) -> None:

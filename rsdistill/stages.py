@@ -115,7 +115,7 @@ class Run:
         stages = [Stage("prepare", data, (), self._prepare)]
         if self._uses_latents:
             codec = {"codec": plain(config.codec), "precision": precision}
-            stages.append(Stage("codec", codec, ("prepare",), self._fit_codec))
+            stages.append(Stage("codec", codec, ("prepare",), self._fit_codec, collective=True))
             stages.append(Stage("encode", {"views": config.encode.views}, ("prepare", "codec"), self._encode))
         last = stages[-1].name
         fitted: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class Run:
                 "options": plain(method.stage_options(name)),
                 "precision": precision,
             }
-            stages.append(Stage(name, options, (last, *fitted), self._fit(name)))
+            stages.append(Stage(name, options, (last, *fitted), self._fit(name), collective=True))
             fitted = (*fitted, name)
         if method.uses_prototypes:
             options = {"options": plain(method.stage_options("prototypes")), "ipc": config.distill.ipc}

@@ -63,6 +63,7 @@ class StepBatches(IterableDataset[Any]):
         self._fetch, self._length, self._seed = fetch, length, seed
         self.batch_size = min(batch_size, length)
         self.start = 0
+        self.rank, self.world = 0, 1
 
     def positions(self, step: int) -> torch.Tensor:
         """Positions of the global batch of a step, int64 (batch,)."""
@@ -71,12 +72,9 @@ class StepBatches(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from :attr:`start` on, for ever."""
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         step = self.start
         while True:
-            yield self._fetch(self.positions(step)[rank::world])
+            yield self._fetch(self.positions(step)[self.rank :: self.world])
             step += 1
 
     def _position(self, running: int) -> int:
@@ -114,7 +112,7 @@ def fit(
     checkpoint = None if folder is None else Path(folder) / CHECKPOINT
     resumed = checkpoint is not None and checkpoint.exists()
     batches.start = _checkpoint_step(checkpoint, module) if resumed and checkpoint else 0
-    callbacks: list[lightning.Callback] = []
+    callbacks: list[lightning.Callback] = [_Share(batches)]
     if options.progress:
         callbacks.append(_Progress(label, steps))
     logger = None
@@ -212,6 +210,16 @@ def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int
     if shapes != {name: value.shape for name, value in module.state_dict().items()}:
         raise ArtifactError(f"{checkpoint} is of another model; delete it, or choose another folder")
     return step
+
+
+class _Share(lightning.Callback):
+    """Tells the batches which share of them this process takes."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self._batches = batches
+
+    def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        self._batches.rank, self._batches.world = trainer.global_rank, trainer.world_size
 
 
 class _AtomicCheckpoint(lightning.Callback):

@@ -147,6 +147,8 @@ class DenoisingModule(lightning.LightningModule):
         self.trained = nn.ModuleDict({"unet": model.unet, "text_encoder": model.text_encoder})
         self.trained.train().requires_grad_(True)
         self.average = AveragedModel(self.trained, avg_fn=self._average) if options.ema else None
+        if self.average is not None:
+            self.average.requires_grad_(False)
         # In a list, so that the frozen teacher is neither saved with the model nor trained.
         self._teacher = [teacher]
         self.register_buffer("tokens", tokens, persistent=False)

@@ -194,3 +194,15 @@ def test_killed_in_every_stage_the_set_is_the_same(finished, tmp_path):
         process.wait()
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert load(tmp_path) == load(finished)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path):
+    """Two processes on the CPU share each batch; the first one alone writes, and the run ends complete."""
+    options = synthetic(tmp_path, trainer__accelerator="cpu", trainer__devices=2, trainer__strategy="ddp")
+    command = [sys.executable, "-m", "rsdistill", "run", QUICKSTART, *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("01_prepare: running") == 1
+    assert sorted(p.name[3:] for p in (tmp_path / "quickstart").glob("[0-9]*")) == sorted(ALL_STAGES)
+    assert len(load(tmp_path)) == 2 * 3
