@@ -29,6 +29,8 @@ from tqdm.auto import tqdm
 from rsdistill.errors import ArtifactError, DeviceError, OptionError, storage_errors
 from rsdistill.options import TrainerOptions
 
+__all__ = ["StepBatches", "TrainerOptions", "derived_seed", "fit", "resolve_device", "step_generator"]
+
 CHECKPOINT = "last.ckpt"
 
 
