@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ArtifactError, storage_errors
-from rsdistill.provenance import write_json
+from rsdistill.errors import ArtifactError
+from rsdistill.provenance import complete_folder, write_json
 from rsdistill.registry import Registry
 from rsdistill.training import TrainerOptions
 
@@ -116,18 +116,16 @@ class Codec(ABC):
         return self.posterior(images)[0]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the codec: weights in diffusers' folder format, bands and normalisation as JSON.
+        """Write the codec, in place of one that is there: diffusers' folder format, bands and normalisation as JSON.
 
         Raises:
             CodecError: If it is not fitted.
             StorageError: If the folder cannot be written.
         """
         folder = Path(folder)
-        self.autoencoder()  # Refuses a codec that is not fitted before any folder is made.
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(folder)}
-        write_json(folder / _DESCRIPTION, description)
+        with complete_folder(folder, overwrite=True) as partial:
+            description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(partial)}
+            write_json(partial / _DESCRIPTION, description)
         return folder
 
 

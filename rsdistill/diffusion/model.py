@@ -203,6 +203,7 @@ def _scheduler(prediction: Prediction) -> DDIMScheduler:
         prediction_type=prediction,
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,
         timestep_spacing="trailing",
         rescale_betas_zero_snr=prediction == "v_prediction",
     )
