@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from rsdistill.diffusion.formulas import predicted_x0
 from rsdistill.diffusion.guidance import GuidanceOptions, guide
 from rsdistill.diffusion.model import DiffusionModel
+from rsdistill.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def sample(
 
     Returns:
         Clean latents (n, C, h, w) on the CPU.
+
+    Raises:
+        OptionError: If there are not as many seeds, or prototypes, as prompts.
     """
+    if len(seeds) != len(prompts) or (prototypes is not None and len(prototypes) != len(prompts)):
+        raise OptionError(f"{len(prompts)} prompts need as many seeds and prototypes; give one of each a sample")
     options = options or SamplingOptions()
     side = model.unet.config.sample_size
     shape = (model.unet.config.in_channels, side, side)

@@ -69,9 +69,11 @@ class DPD(Distiller):
         self.teacher_: LatentTeacher | None = None
         self.model_: DiffusionModel | None = None
         self.prototypes_: dict[int, Prototypes] = {}
+        self.progress_ = True
 
     def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
         """Train the teacher or the denoiser; see :meth:`Distiller.fit_stage`."""
+        self.progress_ = trainer is None or trainer.progress
         if stage == "teacher":
             self.teacher_, figures = train_teacher(
                 self._latents(), len(self.data_.classes), self.teacher, self.seed, folder, trainer
@@ -99,6 +101,7 @@ class DPD(Distiller):
 
     def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
         """Read what :meth:`save_stage` wrote."""
+        self.progress_ = trainer is None or trainer.progress
         device = resolve_device(trainer)
         if stage == "teacher":
             self.teacher_ = LatentTeacher.load(folder).to(device)
@@ -160,6 +163,7 @@ class DPD(Distiller):
             [derived_seed(self.seed, 31, seed, running) for running in range(len(repeated))],
             table.latent[repeated],
             self.sampling,
+            self.progress_,
         )
         device = next(self.teacher_.parameters()).device
         margins = torch.cat([margin(self.teacher_(z.to(device)).cpu(), y) for z, y in _parts(drawn, labels)])
