@@ -30,6 +30,10 @@ STAGES = {
     "export": "write tiles and index (or name a distilled set: export SET.nc --out DIR)",
     "report": "write report.html",
 }
+_EXPORT_HELP = (
+    "A distilled set takes: --out DIR [--overwrite | --resume] [--workers N] [--dtype TYPE] [--gsd METRES] "
+    "[--epsg CODE --origin X Y] [--geoparquet]"
+)
 _LISTS = ("datasets", "codecs", "distillers", "students")
 _INTERRUPTED = 130
 
@@ -68,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="carry out all stages of a config", allow_abbrev=False)
     _add_config(run, until=None)
     for name, summary in STAGES.items():
-        _add_config(verbs.add_parser(name, help=f"run up to this stage: {summary}", allow_abbrev=False), until=name)
+        epilog = _EXPORT_HELP if name == "export" else None
+        verb = verbs.add_parser(name, help=f"run up to this stage: {summary}", epilog=epilog, allow_abbrev=False)
+        _add_config(verb, until=name)
     for name in _LISTS:
         listing = verbs.add_parser(name, help=f"list the {name} there are", allow_abbrev=False)
         listing.set_defaults(command=_list, kind=name)
@@ -85,7 +91,7 @@ def _add_config(parser: argparse.ArgumentParser, until: str | None) -> None:
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
-    if options.until == "export" and Path(options.config).suffix in (".nc", ".zarr"):
+    if options.until == "export" and (Path(options.config).suffix in (".nc", ".zarr") or "--out" in rest):
         return _export_set(Path(options.config), rest)
     from rsdistill.config import load_config
 
@@ -105,7 +111,7 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
 
     def announce(state: StageState) -> None:
-        what = f"complete, {state.seconds:.0f} s earlier" if state.cached else "running"
+        what = f"complete (took {state.seconds:.0f} s)" if state.cached else "running"
         print(f"{state.folder.name}: {what}", flush=True)
         write_run_files(config, run.pipeline.states())
 
@@ -134,7 +140,7 @@ def _short(value: Any) -> str:
 
 
 def _export_set(path: Path, rest: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"rsdistill export {path}", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="rsdistill export SET", allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     parser.add_argument("--resume", action="store_true", help="go on where an export was cut off")

@@ -15,6 +15,7 @@ from pydantic import Field
 from rsdistill.errors import OptionError
 from rsdistill.options import TrainerOptions, parse_options
 
+_PLUGIN_NAMES = ("data.name", "codec.name", "distill.method")
 _NAME = re.compile(r"[\w][\w.-]*")
 
 
@@ -200,6 +201,8 @@ def parse_config(values: Mapping[str, Any], default_name: str = "run") -> RunCon
 def merge_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Lay dotted command-line options over nested values; each value is read as YAML.
 
+    Another dataset, codec or method than the file's leaves that one's own options behind.
+
     Raises:
         OptionError: If an argument is no option, or lacks its value.
     """
@@ -227,6 +230,8 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(place[group], dict):
             raise OptionError(f"option --{dotted}: '{group}' is a value, not a group of options")
         place = place[group]
+    if dotted in _PLUGIN_NAMES and place.get(last) != value:
+        place.pop("options", None)
     place[last] = value
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FORMAT = "rsdistill.distilled/1"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DistilledSet:
     """A small labelled set of images with its provenance.
 
@@ -95,6 +95,15 @@ class DistilledSet:
     def __eq__(self, other: object) -> bool:
         """Whether two sets hold the same images, labels, texts, scores and manifest."""
         return isinstance(other, DistilledSet) and self.seal() == other.seal()
+
+    def __repr__(self) -> str:
+        """Method, sizes, bands and whether the images are real."""
+        kind = "generated" if self.is_synthetic else "real"
+        return (
+            f"DistilledSet({self.manifest.get('method', 'unknown method')}: {len(self)} {kind} images of "
+            f"{len(self.classes)} classes, {'x'.join(map(str, self.image.shape[1:]))} {self.bands.dtype}, "
+            f"bands {', '.join(self.bands.names)})"
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rsdistill.codecs import create_codec
 from rsdistill.datasets import SceneData
+from rsdistill.distillers.base import check_class_sizes
 from rsdistill.stages import Run
 
 _GB = 1e9
@@ -37,6 +38,7 @@ def plan_table(run: Run, until: str | None = None) -> str:
     """
     states = run.pipeline.states()
     data = run.data if states[0].cached else run.load_data()
+    check_class_sizes(data, run.config.distill.ipc)
     sizes = _estimate(run, data)
     counts = f"{len(data.train)} train, {len(data.val)} val, {len(data.test)} test chips, {len(data.classes)} classes"
     lines = [f"{run.config.name} in {run.config.folder}: {counts}, {len(data.bands)} bands", ""]

@@ -88,7 +88,7 @@ def complete_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise StorageError(f"{path} exists; choose another name, or allow it to be replaced (overwrite)")
+        raise StorageError(f"{path} exists; choose another name, or replace it with overwrite=True")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

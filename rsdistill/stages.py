@@ -258,7 +258,7 @@ def _dataset_options(config: RunConfig) -> dict[str, Any]:
         "classes": config.data.classes,
     }
     options = {name: value for name, value in given.items() if value is not None} | config.data.options
-    return DATASETS.parse(config.data.name, options, "data")
+    return DATASETS.parse(config.data.name, options, "data.options")
 
 
 def _distiller(name: str, options: Mapping[str, Any], where: str) -> Distiller:

@@ -85,6 +85,11 @@ class KLCodec(Codec):
         self.vae_: AutoencoderKL | None = None
         self.normalisation_: Normalisation | None = None
 
+    def __repr__(self) -> str:
+        """Bands, reduction, and whether it is fitted."""
+        state = "fitted" if self.vae_ is not None else "not fitted"
+        return f"KLCodec({len(self.bands)} bands, {self._latent_channels} channels, 1/{self.factor} size, {state})"
+
     @property
     def latent_channels(self) -> int:
         """Channels C of the latents."""

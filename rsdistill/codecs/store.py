@@ -71,6 +71,11 @@ class LatentStore:
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise ArtifactError(f"{self.path} holds no latent store ({error}); encode the dataset first") from error
 
+    def __repr__(self) -> str:
+        """Sizes and place."""
+        shape = "x".join(map(str, self._array("mean").shape))
+        return f"LatentStore({shape} latents in {self.path})"
+
     def open(self) -> xr.Dataset:
         """The whole store as a lazy xarray dataset (dims sample, channel, y, x)."""
         import xarray as xr

@@ -104,6 +104,10 @@ class SceneView(Dataset[Sample]):
         image = torch.from_numpy(self.source.read(position).astype(np.float32))
         return {"image": image, "label": torch.tensor(int(self.source.labels[position]))}
 
+    def __repr__(self) -> str:
+        """Size and dataset."""
+        return f"SceneView({len(self)} chips of {self.source.name})"
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class positions (n,), without reading a pixel."""
@@ -122,7 +126,7 @@ class SceneView(Dataset[Sample]):
         return np.stack([self.source.read(int(i)) for i in chosen])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SceneData:
     """Three views over one source that never overlap.
 
@@ -137,6 +141,13 @@ class SceneData:
     train: SceneView
     val: SceneView
     test: SceneView
+
+    def __repr__(self) -> str:
+        """Dataset, sizes, classes and bands."""
+        return (
+            f"SceneData({self.name}: {len(self.train)} train, {len(self.val)} val, {len(self.test)} test chips, "
+            f"{len(self.classes)} classes, bands {', '.join(self.bands.names)}, {self.gsd:g} m)"
+        )
 
     @property
     def name(self) -> str:

@@ -159,7 +159,9 @@ def class_folders(folder: Path) -> list[str]:
     except OSError as error:
         raise DatasetError(f"dataset folder {folder} cannot be read: {error.strerror}") from error
     if not keys:
-        raise DatasetError(f"dataset folder {folder} is empty: it needs one folder of chips a class; correct root")
+        raise DatasetError(
+            f"dataset folder {folder} is empty of class folders: it needs one folder of chips a class; correct root"
+        )
     return keys
 
 

@@ -128,6 +128,6 @@ def _gsd(given: float | None, typical: RawChip, folder: Path) -> float:
     if typical.gsd is None:
         raise OptionError(
             f"chips in {folder} have no projected coordinate system to tell their ground sampling distance; "
-            "give option gsd in metres a pixel"
+            "give option gsd (data.options.gsd in a config) in metres a pixel"
         )
     return typical.gsd

@@ -99,7 +99,7 @@ class TorchGeoScenes(FileScenes):
         if not archive.is_file() and not self._download:
             raise DatasetError(
                 f"dataset '{self.facts.name}' is not in {self._root}: it needs '{self._layout()}' or the archive "
-                f"'{dataset.filename}' there; correct root, or use download=True"
+                f"'{dataset.filename}' there; correct root, or use download=True (data.options.download in a config)"
             )
         try:
             with storage_errors(self._root):
@@ -141,7 +141,7 @@ class TorchGeoScenes(FileScenes):
         if not self._download:
             raise SplitError(
                 f"the official {part} list of {self.name} is missing: {path}; use scheme 'stratified', which needs "
-                "no list, or download=True"
+                "no list, or download=True (data.options.download in a config)"
             )
         from torchgeo.datasets.utils import download_url
 

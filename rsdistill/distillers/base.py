@@ -69,7 +69,7 @@ class Distiller(ABC):
     def attach(self, data: SceneData, latents: LatentStore | None = None) -> Self:
         """Name the dataset and latents, without learning anything yet."""
         if self.uses_latents and latents is None:
-            raise ModelError(f"method '{type(self).__name__}' needs latents; pass those of rsdistill.encode")
+            raise ModelError(f"method '{method_name(self)}' needs latents; pass those of rsdistill.encode")
         self.data_, self.latents_ = data, latents
         return self
 
@@ -81,7 +81,7 @@ class Distiller(ABC):
         """
         data: SceneData | None = getattr(self, "data_", None)
         if data is None:
-            raise ModelError(f"method '{type(self).__name__}' is not fitted; call fit(data, latents) first")
+            raise ModelError(f"method '{method_name(self)}' is not fitted; call fit(data, latents) first")
         return data
 
     def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
@@ -90,15 +90,15 @@ class Distiller(ABC):
         Returns:
             Figures worth showing, such as an accuracy.
         """
-        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
 
     def save_stage(self, stage: str, folder: Path) -> None:
         """Write what a step learned."""
-        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
 
     def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
         """Read what :meth:`save_stage` wrote."""
-        raise ModelError(f"method '{type(self).__name__}' has no stage '{stage}'")
+        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
 
     def latent_multiple(self) -> int:
         """What the side of the latents must be a multiple of."""
@@ -110,11 +110,11 @@ class Distiller(ABC):
 
     def find_prototypes(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class."""
-        raise ModelError(f"method '{type(self).__name__}' uses no prototypes")
+        raise ModelError(f"method '{method_name(self)}' uses no prototypes")
 
     def use_prototypes(self, ipc: int, table: Prototypes) -> None:
         """Take prototypes that :meth:`find_prototypes` found earlier."""
-        raise ModelError(f"method '{type(self).__name__}' uses no prototypes")
+        raise ModelError(f"method '{method_name(self)}' uses no prototypes")
 
     @abstractmethod
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
@@ -132,7 +132,7 @@ class Distiller(ABC):
         """What every set says of its making: method, seed, versions, dataset, licence, source type."""
         data = self.fitted()
         return {
-            "method": getattr(self, "name", type(self).__name__),
+            "method": method_name(self),
             "options": options_of(self),
             "ipc": ipc,
             "seed": seed,
@@ -140,6 +140,11 @@ class Distiller(ABC):
             "digital_source_type": REAL if self.real_pixels else SYNTHETIC,
             "versions": library_versions(),
         }
+
+
+def method_name(method: Distiller) -> str:
+    """Registered name of a method, or that of its class."""
+    return str(getattr(method, "name", type(method).__name__))
 
 
 def options_of(plugin: object) -> dict[str, Any]:

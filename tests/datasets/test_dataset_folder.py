@@ -156,7 +156,7 @@ def test_missing_and_empty_roots(tmp_path):
         load_dataset("folder")
     with pytest.raises(DatasetError, match="gone does not exist"):
         FolderScenes(tmp_path / "gone")
-    with pytest.raises(DatasetError, match="is empty: it needs one folder of chips a class"):
+    with pytest.raises(DatasetError, match="is empty of class folders"):
         FolderScenes(tmp_path)
     (tmp_path / "farm").mkdir()
     (tmp_path / "farm" / "notes.txt").write_text("none here")

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import rasterio
-from fake_scenes import write_dataset
+from fake_scenes import write_dataset, write_folder
 from miniature import CONFIGS, miniature, synthetic
 
 from rsdistill.cli import STAGES, main
@@ -56,7 +56,7 @@ def test_second_run_redoes_nothing(finished, capsys):
     assert main(["run", QUICKSTART, *synthetic(finished)]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (finished / "quickstart").glob("*/stage.json")}
     printed = capsys.readouterr().out
-    assert printed.count("complete,") == len(ALL_STAGES)
+    assert printed.count("complete (took") == len(ALL_STAGES)
     assert re.search(r"^dpd .*^random .*^full ", printed, re.MULTILINE | re.DOTALL)
 
 
@@ -93,6 +93,9 @@ def test_no_stage_keeps_names_of_the_originals(tmp_path):
 def test_every_config_runs_at_miniature_size(path, tmp_path):
     if path.stem == "quickstart":
         options = synthetic(tmp_path)
+    elif path.stem == "folder":
+        write_folder(tmp_path / "data", per_class=8)
+        options = miniature(tmp_path, data__root=tmp_path / "data", distill__seeds="[0]")
     else:
         name = "eurosat" if path.stem == "eurosat_ms" else path.stem
         classes = {"ucmerced": ("beach", "forest"), "aid": ("Beach", "Forest"), "eurosat": ("Forest", "River")}[name]
@@ -115,9 +118,10 @@ def test_new_distiller_of_ten_lines(tmp_path, capsys):
             image = np.stack([train.images(np.flatnonzero(train.labels == label)).mean(axis=0) for label in labels])
             return DistilledSet(image, labels, data.classes, data.bands, data.gsd, self.manifest(ipc, seed))
 
-    options = synthetic(tmp_path, distill__method="mean", distill__options="{}")
+    options = synthetic(tmp_path, distill__method="mean")
     kept = [(n, v) for n, v in zip(options[::2], options[1::2], strict=True) if not n.startswith("--distill.options.")]
     arguments = [part for pair in kept for part in pair]
+    # Another method leaves the options of the config's own behind.
     assert main(["run", QUICKSTART, *arguments]) == 0
     assert load(tmp_path).manifest["digital_source_type"] == REAL
     # A method that needs no latents costs no codec.
@@ -150,6 +154,8 @@ def test_new_distiller_of_ten_lines(tmp_path, capsys):
         (["run", str(CONFIGS / "ucmerced.yaml")], "root"),
         (["run", str(CONFIGS / "ucmerced.yaml"), "--data.root", "nowhere"], "nowhere"),
         (["export", "none.nc", "--out", "x"], "none.nc does not exist"),
+        (["run", QUICKSTART, "--distill.ipc", "500", "--dry-run"], "ipc=500"),
+        (["export", "README.md", "--out", "x"], "README.md does not exist"),
         (["distillers", "--all"], "--all"),
     ],
 )
