@@ -166,6 +166,8 @@ def _build_trainer(
                 callbacks=callbacks,
                 logger=logger or False,
                 log_every_n_steps=max(1, min(20, steps // 10)),
+                # Some gradients add up in an order that threads decide, unless told otherwise.
+                deterministic="warn",
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

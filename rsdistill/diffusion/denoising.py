@@ -208,7 +208,9 @@ class DenoisingModule(lightning.LightningModule):
     def _text(self, labels: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
         """Embeddings of each sample's prompt; every distinct prompt passes the encoder once."""
         hidden = self.trained["text_encoder"](self.tokens).last_hidden_state
-        chosen: torch.Tensor = hidden[torch.where(empty, len(self.tokens) - 1, labels)]
+        # A product instead of an index: the gradient of an index adds up in an order that threads decide.
+        which = F.one_hot(torch.where(empty, len(self.tokens) - 1, labels), len(self.tokens))
+        chosen: torch.Tensor = (which.to(hidden) @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
         return chosen
 
     def _snr_weight(self, alpha_bar: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -27,21 +24,9 @@ def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
     Returns:
         A tokenizer that ``transformers`` saves and loads like CLIP's own.
     """
-    learner = FastTokenizer(models.BPE(end_of_word_suffix=_SUFFIX))
-    learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
-        end_of_word_suffix=_SUFFIX,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
     # Words apart, as CLIP's own splitting has them: a blank never becomes part of a token.
-    words = sorted({word for text in corpus for word in text.split()})
-    learner.train_from_iterator(words, trainer)
-    merges: Any = _merges(learner)
+    merges = _merges(sorted({word for text in corpus for word in text.lower().split()}))
     symbols = [*alphabet, *(letter + _SUFFIX for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys([*symbols, _START, _END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
@@ -65,6 +50,18 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads:
     )
 
 
-def _merges(learner: FastTokenizer) -> list[tuple[str, str]]:
-    pairs = json.loads(learner.to_str())["model"]["merges"]
-    return [(left, right) for left, right in pairs]
+def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges that build each word from its start, in order.
+
+    The trainer of ``tokenizers`` breaks ties by chance, so that one seed would give several models.
+    """
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        for piece, _ in splitter.pre_tokenize_str(word):
+            symbols = [*piece[:-1], piece[-1] + _SUFFIX]
+            built = symbols[0]
+            for symbol in symbols[1:]:
+                merges[built, symbol] = None
+                built += symbol
+    return list(merges)[:_VOCABULARY]

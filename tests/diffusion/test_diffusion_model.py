@@ -161,3 +161,9 @@ def test_the_text_encoder_fits_its_tokenizer():
     tokenizer = build_tokenizer(PROMPTS, 16)
     encoder = build_text_encoder(tokenizer, 16, 1, 2)
     assert encoder.config.vocab_size == len(tokenizer) and encoder.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_depends_on_its_corpus_alone():
+    corpus = ["A satellite image of storage tanks", "A satellite image of centre-pivot farmland"]
+    vocabularies = [build_tokenizer(texts, 32).get_vocab() for texts in (corpus, corpus, corpus[::-1], corpus)]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
