@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -26,7 +27,7 @@ def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Words apart, as CLIP's own splitting has them: a blank never becomes part of a token.
-    merges = _merges(sorted({word for text in corpus for word in text.lower().split()}))
+    merges: Any = _merges(sorted({word for text in corpus for word in text.lower().split()}))
     symbols = [*alphabet, *(letter + _SUFFIX for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys([*symbols, _START, _END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
