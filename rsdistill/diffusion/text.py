@@ -14,12 +14,12 @@ _VOCABULARY = 2048
 
 
 def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges are learned from the captions at hand.
+    """A CLIP tokenizer whose merges spell the words of the captions at hand.
 
     Every byte is in the vocabulary, so any later text can be encoded too.
 
     Args:
-        corpus: Texts to learn from.
+        corpus: Texts whose words become tokens.
         max_tokens: Longest sequence, start and end included.
 
     Returns:

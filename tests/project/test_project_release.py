@@ -13,7 +13,9 @@ from project_files import PROJECT, ROOT, tracked_texts
 
 # Spelt in pieces, so that this file does not find itself.
 PLACES = "|".join(["/" + "root/", "/" + "work/", "/" + "opt/", "file:" + "//", "/Us" + "ers/"])
-INDEXES = "|".join([r"pythonhosted\." + "org", r"pypi\." + "org/simple", "index" + "-url", "find" + "-links"])
+INDEXES = "|".join(
+    [r"python" + r"hosted\." + "org", r"py" + r"pi\." + "org/simple", "index" + "-url", "find-" + "links"]
+)
 
 
 def test_version_is_the_same_everywhere():
