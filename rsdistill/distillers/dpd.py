@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from rsdistill.captions import TEMPLATE, class_prompts
 from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
-from rsdistill.diffusion.captions import TEMPLATE, class_prompts
 from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
 from rsdistill.diffusion.model import PRESETS, DiffusionModel, Prediction, PresetName
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes

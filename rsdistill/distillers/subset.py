@@ -7,7 +7,7 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.diffusion.captions import class_prompts
+from rsdistill.captions import class_prompts
 from rsdistill.diffusion.prototypes import find_clusters, pooled_features
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes

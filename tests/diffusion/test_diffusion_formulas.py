@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.training_utils import compute_snr
 
+from rsdistill.captions import class_prompts
 from rsdistill.classes import ClassInfo
-from rsdistill.diffusion.captions import class_prompts
 from rsdistill.diffusion.formulas import lowpass, min_snr_weight, predicted_x0, training_target
 from rsdistill.diffusion.guidance import GuidanceOptions, guide
 from rsdistill.diffusion.teacher import margin

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from rsdistill.diffusion.captions import class_prompts
+from rsdistill.captions import class_prompts
 from rsdistill.diffusion.denoising import ConsistencyOptions, DenoisingModule, DenoisingOptions, train_denoiser
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher

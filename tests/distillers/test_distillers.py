@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsdistill.diffusion.captions import class_prompts
+from rsdistill.captions import class_prompts
 from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.diffusion.sampling import sample
 from rsdistill.diffusion.teacher import margin

@@ -1,0 +1,204 @@
+"""Captioner: the interface of what puts chips into words, and the table of captions it makes."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.errors import ArtifactError, OptionError, storage_errors
+from rsdistill.provenance import digest
+from rsdistill.registry import Registry
+from rsdistill.training import TrainerOptions
+
+SPLITS = ("train", "val")
+_FORMAT = "rsdistill-captions/1"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What was written of each chip of a view, by the chip's position in that view.
+
+    The table never names a file. It fits the dataset as loaded and as prepared alike, since both
+    keep the order of their views.
+
+    Attributes:
+        texts: One or more sentences of each chip, (n,).
+        split: The view described: ``train`` or ``val``.
+        captioner: Registered name of what made them.
+        model: Who speaks: hub id and revision, or digest of a model's files; empty without a model.
+        prompt: What the model was asked, or the template; empty if nothing was.
+        figures: Counts made on the way, such as how many captions fell back to the template.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    split: str
+    captioner: str
+    model: str = ""
+    prompt: str = ""
+    figures: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a chip without words."""
+        for position, sentences in enumerate(self.texts):
+            if not sentences or not all(text.strip() for text in sentences):
+                raise ArtifactError(
+                    f"caption of {self.split} chip {position} is empty (captioner '{self.captioner}'); "
+                    "every chip needs a sentence"
+                )
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.texts)
+
+    def __getitem__(self, position: int) -> str:
+        """First sentence of a chip."""
+        return self.texts[position][0]
+
+    def __iter__(self) -> Iterator[str]:
+        """First sentences, in the order of the view."""
+        return (sentences[0] for sentences in self.texts)
+
+    def __repr__(self) -> str:
+        """Size and origin."""
+        return f"Captions({len(self)} {self.split} chips by '{self.captioner}')"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the texts and of where they come from."""
+        return digest([self._header(), [list(sentences) for sentences in self.texts]])
+
+    def map(self, change: Callable[[str], str]) -> Captions:
+        """The same table with every sentence changed, for scrubbing and the like.
+
+        Raises:
+            ArtifactError: If a chip is left without words.
+        """
+        return replace(self, texts=tuple(tuple(change(text) for text in sentences) for sentences in self.texts))
+
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest says of the captions."""
+        return {**self._header(), "digest": self.digest}
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON lines: a header, then one line a chip; complete or absent.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        path = Path(path)
+        head = {"format": _FORMAT, **self.provenance()}
+        lines = [head, *({"chip": i, "text": list(sentences)} for i, sentences in enumerate(self.texts))]
+        partial = path.with_name(path.name + ".partial")
+        with storage_errors(path):
+            try:
+                partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Captions:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: If the file is missing, damaged, altered or of another kind.
+        """
+        path = Path(path)
+        try:
+            head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+            if head["format"] != _FORMAT or [line["chip"] for line in lines] != list(range(head["chips"])):
+                raise ValueError(f"not a whole table of format {_FORMAT}")
+            texts = tuple(tuple(line["text"]) for line in lines)
+            captions = cls(texts, head["split"], head["captioner"], head["model"], head["prompt"], head["figures"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise ArtifactError(f"captions {path} cannot be read ({error}); make them again") from error
+        if captions.digest != head.get("digest"):
+            raise ArtifactError(f"captions {path} were altered: their digest differs; make them again")
+        return captions
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "captioner": self.captioner,
+            "model": self.model,
+            "prompt": self.prompt,
+            "split": self.split,
+            "chips": len(self),
+            "figures": dict(self.figures),
+        }
+
+
+class Captioner(ABC):
+    """Puts the chips of a view into words. Options come in ``__init__``, which does no work.
+
+    Attributes:
+        name: Registered name.
+        needs_names: Whether it goes by the names of the original files, which prepared datasets do not keep.
+    """
+
+    name: str
+    needs_names: ClassVar[bool] = False
+
+    def caption(
+        self,
+        data: SceneData,
+        split: str = "train",
+        folder: str | Path | None = None,
+        trainer: TrainerOptions | None = None,
+    ) -> Captions:
+        """Describe every chip of a view.
+
+        Args:
+            data: The dataset; what is learned from chips is learned from its train view alone.
+            split: ``train`` or ``val``; the test chips are described to nobody.
+            folder: Where unfinished work is kept, to resume from; None keeps none.
+            trainer: Devices and the like.
+
+        Raises:
+            OptionError: If ``split`` is neither train nor val.
+            ModelError: If a model cannot be loaded or used.
+            DatasetError: If captions do not fit the chips.
+        """
+        if split not in SPLITS:
+            raise OptionError(f"split '{split}' is not described; choose train or val")
+        view = data.train if split == "train" else data.val
+        return self._caption(data, view, split, None if folder is None else Path(folder), trainer or TrainerOptions())
+
+    @abstractmethod
+    def _caption(
+        self, data: SceneData, view: SceneView, split: str, folder: Path | None, trainer: TrainerOptions
+    ) -> Captions:
+        """Captions of all chips of ``view``."""
+
+
+CAPTIONERS: Registry[Captioner] = Registry("captioner", "rsdistill.captions")
+
+
+def create_captioner(name: str, **options: Any) -> Captioner:
+    """Build a captioner by name.
+
+    Args:
+        name: One of :func:`list_captioners`.
+        **options: The captioner's own options.
+
+    Raises:
+        UnknownNameError: If the name or an option is unknown.
+    """
+    return CAPTIONERS.create(name, **options)
+
+
+def list_captioners() -> list[str]:
+    """Names of the captioners there are."""
+    return CAPTIONERS.names()
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
