@@ -44,8 +44,8 @@ class Normalisation:
         """
         lows, highs = [], []
         for position, band in enumerate(bands):
-            values = images[:, position].astype(np.float64).ravel()
-            values = values[_is_valid(values, bands)]
+            plane = torch.from_numpy(images[:, position])
+            values = plane[valid_pixels(plane, bands)].numpy().astype(np.float64)
             if not values.size:
                 raise BandError(f"band '{band.name}' has no valid pixel in train; leave it out with data.bands")
             if bands.dtype == "uint8":
@@ -59,14 +59,11 @@ class Normalisation:
             highs.append(float(low + spread))
         return cls(tuple(lows), tuple(highs))
 
-    def forward(self, images: torch.Tensor, bands: BandSet) -> torch.Tensor:
-        """Sensor units (N, B, H, W) to normalised float32; pixels without data become -1."""
+    def forward(self, images: torch.Tensor, bands: BandSet, fill: float = -1.0) -> torch.Tensor:
+        """Sensor units (N, B, H, W) to normalised float32; pixels without data become ``fill``."""
         low, span = self._columns(images.device)
         normalised = (images.float() - low) / span * 2.0 - 1.0
-        invalid = ~torch.isfinite(normalised)
-        if bands.nodata is not None:
-            invalid |= images == bands.nodata
-        return torch.where(invalid, -1.0, normalised)
+        return torch.where(valid_pixels(images, bands), normalised, fill)
 
     def inverse(self, normalised: torch.Tensor) -> torch.Tensor:
         """Normalised (N, B, H, W) back to sensor units, float32."""
@@ -77,6 +74,12 @@ class Normalisation:
         low = torch.tensor(self.low, device=device)[None, :, None, None]
         high = torch.tensor(self.high, device=device)[None, :, None, None]
         return low, high - low
+
+
+def valid_pixels(images: torch.Tensor, bands: BandSet) -> torch.Tensor:
+    """Which pixels hold data: finite, and not the set's nodata value. Bool, of the images' shape."""
+    valid = torch.isfinite(images)
+    return valid if bands.nodata is None else valid & (images != bands.nodata)
 
 
 def sample_positions(count: int, seed: int) -> NDArray[np.int64]:
@@ -91,10 +94,3 @@ def to_sensor(images: torch.Tensor, bands: BandSet) -> NDArray[Any]:
     if np.issubdtype(np.dtype(bands.dtype), np.integer):
         values = np.rint(values)
     return values.astype(bands.dtype)
-
-
-def _is_valid(values: NDArray[np.float64], bands: BandSet) -> NDArray[np.bool_]:
-    valid: NDArray[np.bool_] = np.isfinite(values)
-    if bands.nodata is not None:
-        valid &= values != bands.nodata
-    return valid
