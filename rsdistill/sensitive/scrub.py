@@ -1,0 +1,129 @@
+"""Taking out of a text what must not leave the building: excluded terms, and what tells a place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rsdistill.sensitive.gaps import GAP, close_gaps, gap
+from rsdistill.sensitive.terms import is_plural, term_pattern
+
+# What a term is replaced by where the sentence needs a noun; the first that is no term itself.
+_NEUTRAL = ("area", "place", "scene", "site", "ground")
+# A hyphen ties a word to the term beside it: "port-side" goes as a whole.
+_TIED_BEFORE, _TIED_AFTER = re.compile(r"[^\W_]+-$"), re.compile(r"-[^\W_]+|[_-]?\d+")
+
+_DEGREES = r"-?\d{1,3}(?:[.,]\d+)?\s*(?:\u00b0|\u00ba|degrees?|deg\b)"
+_MINUTES = r"(?:\s*\d{1,2}(?:[.,]\d+)?\s*(?:['\u2032\u2019]|minutes?\b|min\b))?"
+_SECONDS = r"(?:\s*\d{1,2}(?:[.,]\d+)?\s*(?:[\"\u2033\u201d]|''|seconds?\b|sec\b))?"
+_SIDE = r"(?:\s*(?:north|south|east|west|[NSEW])\b)?"
+_COORDINATES = (
+    # 48°51'24"N, 2.35 degrees east
+    rf"{_DEGREES}{_MINUTES}{_SECONDS}{_SIDE}",
+    # 48.8566 N, 2.3522 E
+    r"-?\d{1,3}\.\d+\s*[NSEW]\b",
+    # 48.8566, 2.3522
+    r"[-+]?\d{1,3}\.\d{2,}\s*[,;/ ]\s*[-+]?\d{1,3}\.\d{2,}",
+    # 31U DQ 48251 11932, 31N 448251 5411932
+    r"\b\d{1,2}[C-HJ-NP-Xc-hj-np-x]\s?[A-HJ-NP-Za-hj-np-z]{2}\s?\d{2,5}\s?\d{2,5}\b",
+    r"\b\d{1,2}\s?[NSC-X]\s+\d{5,7}(?:\.\d+)?\s+\d{6,8}(?:\.\d+)?\b",
+    r"\b(?:EPSG|CRS|UTM|MGRS|WGS)[:\s-]*\w*\d\w*",
+    r"\b(?:lat(?:itude)?|lon(?:gitude)?|lng|northing|easting)\b\.?(?:\s*(?:of|is|[:=]))?\s*[-+]?\d[\d.,]*",
+    # Postal codes, file numbers, eastings: no caption needs a number of five digits or more.
+    r"\b\d{5,}(?:[.,]\d+)?\b",
+)
+_PLACE = re.compile("|".join(f"(?:{pattern})" for pattern in _COORDINATES), re.IGNORECASE)
+_LARGE = r"[A-Z\u00c0-\u00d6\u00d8-\u00de][\w'\u2019\-]*"
+# "Charles de Gaulle", "Rio de Janeiro": small words that stand within names.
+_NAME = re.compile(
+    rf"\b{_LARGE}(?:\s+(?:(?:de|del|della|di|da|do|dos|du|la|le|of\s+the|of|van|von|am|al)\s+)*{_LARGE})*"
+)
+_OPENING = frozenset({"a", "an", "the", "this", "these", "several", "many", "some", "two", "three"})
+# Sensors, colours and methods are written large, too, and tell no place.
+_NO_NAME = frozenset(
+    {"rgb", "nir", "swir", "sar", "ndvi", "gsd", "uav", "earth", "i"}
+    | {"sentinel", "sentinel-1", "sentinel-2", "landsat", "landsat-8", "landsat-9"}
+)
+
+
+def find_terms(text: str, terms: Iterable[str], keep: Iterable[str] = ()) -> list[str]:
+    """The terms that a text holds, as they are spelt there, in order.
+
+    Upper and lower case, singular and plural, and blanks, hyphens or nothing between the words
+    of a term make no difference; a term within another word (``port`` in ``airport``) is none.
+
+    Args:
+        text: What to search.
+        terms: Class keys or readable names.
+        keep: Names that may stay although a term is a part of them.
+    """
+    pattern = term_pattern(terms, keep)
+    if pattern is None:
+        return []
+    return [match["term"] for match in pattern.finditer(text) if match["term"] is not None]
+
+
+def scrub(text: str, terms: Iterable[str], keep: Iterable[str] = ()) -> str:
+    """A text without the terms, still fluent; a text that holds none comes back as it is.
+
+    Args:
+        text: A caption or a sentence of metadata.
+        terms: Class keys or readable names.
+        keep: Names that stay although a term is a part of them.
+    """
+    terms, keep = tuple(terms), tuple(keep)
+    pattern = term_pattern(terms, keep)
+    if pattern is None:
+        return text
+    neutral = next((word for word in _NEUTRAL if not find_terms(word, terms)), "")
+    # What is left can form a term anew ("storage port tanks"); each round leaves fewer words.
+    while find_terms(text, terms, keep):
+        shorter = close_gaps(_with_gaps(text, pattern), neutral)
+        neutral = neutral if len(shorter) < len(text) else ""
+        text = shorter
+    return text
+
+
+def scrub_identifying(text: str, keep: Iterable[str] = ()) -> str:
+    """A text without coordinates, long numbers and proper names, which could tell a place.
+
+    A word written large within a sentence counts as a name, and so do two of them at its start;
+    one at the start alone cannot be told from any other word. Rather too much goes than too little.
+
+    Args:
+        text: A caption or a sentence of metadata.
+        keep: Words written large that are no names of places, besides sensors and colours.
+    """
+    known = _NO_NAME | {word.lower() for name in keep for word in name.split()}
+    gapped = re.sub(rf"{GAP}(?:[\s,;/]*{GAP})*", GAP, _PLACE.sub(GAP, text))
+    gapped = _NAME.sub(lambda match: _without_name(match, known), gapped)
+    return close_gaps(gapped) if GAP in gapped else text
+
+
+def _with_gaps(text: str, pattern: re.Pattern[str]) -> str:
+    """Text with a gap for each term, together with what a hyphen ties to it."""
+    parts: list[str] = []
+    end = 0
+    for match in pattern.finditer(text):
+        if match["term"] is None:
+            continue
+        before = _TIED_BEFORE.sub("", text[end : match.start()])
+        parts += [before, gap(match["term"], is_plural(match["term"]))]
+        tied = _TIED_AFTER.match(text, match.end())
+        end = tied.end() if tied else match.end()
+    return "".join([*parts, text[end:]])
+
+
+def _without_name(match: re.Match[str], known: frozenset[str]) -> str:
+    """A gap for a run of words written large, unless it only begins a sentence or is known to be no name."""
+    name, before = match[0], match.string[: match.start()].rstrip(" \t\"'(\u2018\u201c")
+    if all(word.lower() in known for word in re.findall(r"[\w-]+", name)):
+        return name
+    if before and before[-1] not in ".!?:\n":
+        return gap(name.lower())
+    first, _, rest = name.partition(" ")
+    if not rest:
+        return name
+    if first.lower() not in _OPENING:
+        return gap(name)
+    return name if all(word.lower() in known for word in rest.split()) else f"{first} {GAP}"
