@@ -11,15 +11,18 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.cluster import KMeans
+from scipy.spatial.distance import cdist
 
 from rsdistill.codecs.store import LatentStore
+from rsdistill.diffusion.clustering import find_clusters, find_large_clusters
+from rsdistill.diffusion.formulas import lowpass
 from rsdistill.errors import ArtifactError, DatasetError
 from rsdistill.training import derived_seed
 
 if TYPE_CHECKING:
     import xarray as xr
 
+_PAPER_CELLS, _SHARED_CELLS = 8, 2
 _COLUMNS = ("label", "cluster_size", "rests_on", "margin")
 
 
@@ -29,16 +32,26 @@ class PrototypeOptions:
 
     Attributes:
         kind: ``representative`` is the real latent that lies best in its cluster, as in the paper;
-            ``centroid`` is the mean of the cluster's latents.
-        cells: Latents are averaged over a grid of this many cells a side before clustering.
+            ``centroid`` is the mean of the cluster's latents; ``kanonymous`` is what at least ``k`` chips
+            share, the mean of their latents averaged over a grid.
+        cells: Cells a side of the grid that latents are averaged over before clustering; None takes 8 as the
+            paper does, and 2 for ``kanonymous``, whose prototypes keep no more detail than this grid.
+        k: Least members of a cluster of ``kanonymous``. Where a class has fewer than ``k`` chips for each
+            image, several images share a prototype.
         alpha: Weight of the distance to the own centre in the representative's margin.
         restarts: Restarts of k-means.
     """
 
-    kind: Literal["representative", "centroid"] = "representative"
-    cells: Annotated[int, Field(ge=1)] = 8
+    kind: Literal["representative", "centroid", "kanonymous"] = "representative"
+    cells: Annotated[int, Field(ge=1)] | None = None
+    k: Annotated[int, Field(ge=2)] = 5
     alpha: float = 1.0
     restarts: Annotated[int, Field(ge=1)] = 10
+
+    @property
+    def grid(self) -> int:
+        """Cells a side of the grid."""
+        return self.cells or (_SHARED_CELLS if self.kind == "kanonymous" else _PAPER_CELLS)
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,8 @@ class Prototypes:
 def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, seed: int = 0) -> Prototypes:
     """Cluster each class's train latents into ``ipc`` clusters and take one prototype of each.
 
-    Features are posterior means, averaged over a grid, flattened and L2-normalised; clusters are
-    k-means'. The representative maximises ``d_inter_min − α·d_intra`` (Xu, Ghamisi and Weng,
+    Features are posterior means, averaged over a grid, flattened and, but for ``kanonymous``, L2-normalised;
+    clusters are k-means'. The representative maximises ``d_inter_min − α·d_intra`` (Xu, Ghamisi and Weng,
     arXiv 2601.15829).
 
     Args:
@@ -131,32 +144,23 @@ def pooled_features(latents: torch.Tensor, cells: int) -> NDArray[np.float32]:
     return F.normalize(pooled.flatten(1)).numpy()
 
 
-def find_clusters(features: NDArray[np.float32], count: int, seed: int, restarts: int = 10) -> KMeans:
-    """K-means of features (n, D) into exactly so many clusters, none of them empty.
-
-    Raises:
-        DatasetError: If there are fewer features that differ than clusters.
-    """
-    different = len(np.unique(features, axis=0))
-    if different < count:
-        raise DatasetError(f"only {different} train chip(s) differ, fewer than ipc={count}; lower distill.ipc")
-    return KMeans(count, n_init=restarts, random_state=seed).fit(features)
-
-
 def _of_class(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
-    features = pooled_features(means, options.cells)
     try:
-        clusters = find_clusters(features, ipc, seed, options.restarts)
+        if options.kind == "kanonymous":
+            return _shared(means, label, ipc, options, seed)
+        return _by_margin(means, label, ipc, options, seed)
     except DatasetError as error:
         raise DatasetError(f"class {label}: {error}") from error
-    distances = clusters.transform(features)
-    own = distances[np.arange(len(features)), clusters.labels_]
-    distances[np.arange(len(features)), clusters.labels_] = np.inf
-    nearest_other = distances.min(axis=1) if ipc > 1 else np.zeros(len(features))
-    margins = nearest_other - options.alpha * own
+
+
+def _by_margin(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
+    """The paper's clusters: a member of each, or the mean of all."""
+    features = pooled_features(means, options.grid)
+    clusters = find_clusters(features, ipc, seed, options.restarts)
+    members_of, margins = clusters.labels_, _margins(features, clusters.labels_, clusters.cluster_centers_, options)
     latent, sizes, margin = [], [], []
     for cluster in range(ipc):
-        members = np.flatnonzero(clusters.labels_ == cluster)
+        members = np.flatnonzero(members_of == cluster)
         best = members[np.argmax(margins[members])]
         latent.append(means[best] if options.kind == "representative" else means[members].mean(dim=0))
         sizes.append(len(members))
@@ -164,3 +168,38 @@ def _of_class(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptio
     size = np.asarray(sizes, np.int64)
     rests_on = np.ones_like(size) if options.kind == "representative" else size
     return Prototypes(torch.stack(latent), np.full(ipc, label), size, rests_on, np.asarray(margin, np.float32))
+
+
+def _shared(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
+    """Clusters of at least ``k`` members, each giving the mean of its members' coarse latents."""
+    coarse = lowpass(means, options.grid)
+    # Clustered as they are averaged: what guidance uses is then as alike as can be within a cluster.
+    features = F.adaptive_avg_pool2d(means, min(options.grid, means.shape[-1])).flatten(1).numpy()
+    members_of = find_large_clusters(features, ipc, options.k, seed, options.restarts)
+    count = int(members_of.max()) + 1
+    centres = np.stack([features[members_of == cluster].mean(axis=0) for cluster in range(count)])
+    margins = _margins(features, members_of, centres, options)
+    each = np.arange(ipc) % count
+    return Prototypes(
+        torch.stack([coarse[torch.from_numpy(members_of == cluster)].mean(dim=0) for cluster in each]),
+        np.full(ipc, label),
+        np.bincount(members_of)[each],
+        np.bincount(members_of)[each],
+        np.asarray([margins[members_of == cluster].mean() for cluster in each], np.float32),
+    )
+
+
+def _margins(
+    features: NDArray[np.float32],
+    members_of: NDArray[np.int64],
+    centres: NDArray[np.float32],
+    options: PrototypeOptions,
+) -> NDArray[np.float64]:
+    """``d_inter_min − α·d_intra`` of each feature (n,); a lone cluster has no other centre."""
+    distances = cdist(features, centres)
+    each = np.arange(len(features))
+    own = distances[each, members_of]
+    distances[each, members_of] = np.inf
+    nearest_other = distances.min(axis=1) if len(centres) > 1 else np.zeros(len(features))
+    margins: NDArray[np.float64] = nearest_other - options.alpha * own
+    return margins

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 
 from rsdistill.codecs import create_codec
 from rsdistill.datasets import load_dataset
@@ -14,7 +21,7 @@ from rsdistill.diffusion.guidance import GuidanceOptions
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
-from rsdistill.errors import ModelError, UnknownNameError
+from rsdistill.errors import ModelError, OptionError, UnknownNameError
 
 PROMPTS = ["A satellite image of forest", "A satellite image of storage tanks"]
 UNGUIDED = SamplingOptions(steps=4, text_scale=2.5, guidance=GuidanceOptions(scale=0.0))
@@ -167,3 +174,58 @@ def test_a_tokenizer_depends_on_its_corpus_alone():
     corpus = ["A satellite image of storage tanks", "A satellite image of centre-pivot farmland"]
     vocabularies = [build_tokenizer(texts, 32).get_vocab() for texts in (corpus, corpus, corpus[::-1], corpus)]
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+
+
+SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "ddpm": DDPMScheduler}
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("name", [*SCHEDULERS, "pndm"])
+def test_text_to_image_is_stock_with_every_scheduler(tiny_codec, prediction, name):
+    model, options = build(tiny_codec, prediction), replace(UNGUIDED, steps=6, scheduler=name)
+    pipeline = model.pipeline()
+    pipeline.scheduler = {**SCHEDULERS, "pndm": PNDMScheduler}[name].from_config(model.scheduler.config)
+    ours = sample(model, PROMPTS, [5, 6], options=options, progress=False)
+    torch.testing.assert_close(ours, stock_latents(pipeline, options, [5, 6]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver++"])
+@pytest.mark.parametrize("strength", [0.75, 0.34])
+def test_image_to_image_is_stock(tiny_codec, prediction, name, strength):
+    model = build(tiny_codec, prediction)
+    prototypes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pipeline = StableDiffusionImg2ImgPipeline(**model.pipeline().components, requires_safety_checker=False)
+    pipeline.scheduler = SCHEDULERS[name].from_config(model.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    stock = pipeline(
+        PROMPTS,
+        # Four channels are what the pipeline takes for latents that are encoded already.
+        image=prototypes,
+        strength=strength,
+        num_inference_steps=8,
+        guidance_scale=2.5,
+        generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
+        output_type="latent",
+    ).images
+    options = replace(UNGUIDED, steps=8, scheduler=name, strength=strength)
+    ours = sample(model, PROMPTS, [5, 6], prototypes, options, progress=False)
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_image_to_image_needs_prototypes(model):
+    with pytest.raises(OptionError, match=r"sampling.strength 0.5 begins at prototypes"):
+        sample(model, PROMPTS, [5, 6], options=replace(UNGUIDED, strength=0.5), progress=False)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver++", "ddpm", "pndm"])
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_guidance_works_with_every_scheduler(tiny_codec, name, prediction):
+    model = build(tiny_codec, prediction)
+    prototypes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    distances = []
+    for scale in (0.0, 1.0, 2.0, 4.0):
+        options = replace(UNGUIDED, steps=8, scheduler=name, guidance=GuidanceOptions(scale=scale, cells=None))
+        drawn = sample(model, PROMPTS, [5, 6], prototypes, options, progress=False)
+        distances.append(float((drawn - prototypes).flatten(1).norm(dim=1).mean()))
+    assert distances == sorted(distances, reverse=True)

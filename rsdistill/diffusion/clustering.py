@@ -1,0 +1,76 @@
+"""K-means of chips, plain and with a smallest cluster size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+
+from rsdistill.errors import DatasetError
+
+_ROUNDS = 50
+
+
+def find_clusters(features: NDArray[np.float32], count: int, seed: int, restarts: int = 10) -> KMeans:
+    """K-means of features (n, D) into exactly so many clusters, none of them empty.
+
+    Raises:
+        DatasetError: If there are fewer features that differ than clusters.
+    """
+    different = len(np.unique(features, axis=0))
+    if different < count:
+        raise DatasetError(f"only {different} train chip(s) differ, fewer than ipc={count}; lower distill.ipc")
+    return KMeans(count, n_init=restarts, random_state=seed).fit(features)
+
+
+def find_large_clusters(
+    features: NDArray[np.float32], count: int, smallest: int, seed: int, restarts: int = 10
+) -> NDArray[np.int64]:
+    """K-means whose clusters have at least ``smallest`` members each.
+
+    Lloyd's rounds with a constrained assignment (Bradley, Bennett and Demiriz, Constrained k-means clustering,
+    2000): every cluster offers as many places as it needs, the cheapest filling of them all is found exactly, and
+    whoever needs no such place goes to the nearest centre.
+
+    Args:
+        features: One row a chip, (n, D).
+        count: Clusters wanted; fewer are made where the chips do not suffice for so many.
+        smallest: Least members of a cluster.
+        seed: Seed of the start.
+        restarts: Restarts of the k-means that gives the first centres.
+
+    Returns:
+        Cluster of each chip, int64 (n,), numbered from 0 without a gap.
+
+    Raises:
+        DatasetError: If there are fewer chips than one cluster needs.
+    """
+    if len(features) < smallest:
+        raise DatasetError(
+            f"{len(features)} train chip(s), fewer than the {smallest} that one prototype must rest on; "
+            f"lower prototypes.k or leave the class out with data.classes"
+        )
+    count = min(count, len(features) // smallest)
+    start = min(count, len(np.unique(features, axis=0)))
+    centres = KMeans(start, n_init=restarts, random_state=seed).fit(features).cluster_centers_
+    members = np.full(len(features), -1)
+    for _ in range(_ROUNDS):
+        before, members = members, _assign(features, centres, smallest)
+        if np.array_equal(before, members):
+            break
+        centres = np.stack([features[members == cluster].mean(axis=0) for cluster in range(len(centres))])
+    return members.astype(np.int64)
+
+
+def _assign(features: NDArray[np.float32], centres: NDArray[np.float32], smallest: int) -> NDArray[np.int64]:
+    """Cheapest assignment (n,) in squared distances that gives every centre its least members."""
+    distances = ((features[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2)
+    nearest = distances.argmin(axis=1)
+    # What a chip loses by a place that is not at its nearest centre: only places that must be filled can cost.
+    regret = distances - distances.min(axis=1, keepdims=True)
+    places = np.repeat(np.arange(len(centres)), smallest)
+    chips, filled = linear_sum_assignment(regret[:, places])
+    assigned: NDArray[np.int64] = nearest.astype(np.int64)
+    assigned[chips] = places[filled]
+    return assigned
