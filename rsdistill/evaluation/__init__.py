@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from rsdistill.evaluation.protocol import evaluate
     from rsdistill.evaluation.recipe import Recipe
     from rsdistill.evaluation.results import EvaluationReport, Row
+    from rsdistill.evaluation.spectral import (
+        ergas,
+        index_error,
+        psnr_per_band,
+        signal_range,
+        spectral_angle,
+        ssim_per_band,
+    )
     from rsdistill.evaluation.students import STUDENTS
 
 __all__ = [
@@ -41,13 +49,19 @@ __all__ = [
     "cohen_kappa",
     "confusion_matrix",
     "coverage",
+    "ergas",
     "evaluate",
     "evaluate_student",
     "hlr",
+    "index_error",
     "ior",
     "lrs",
     "overall_accuracy",
     "predict",
+    "psnr_per_band",
+    "signal_range",
+    "spectral_angle",
+    "ssim_per_band",
     "train_student",
 ]
 
@@ -56,6 +70,7 @@ _HOMES = {
     "protocol": ("evaluate",),
     "recipe": ("Recipe",),
     "results": ("EvaluationReport", "Row"),
+    "spectral": ("ergas", "index_error", "psnr_per_band", "signal_range", "spectral_angle", "ssim_per_band"),
     "students": ("STUDENTS",),
 }
 

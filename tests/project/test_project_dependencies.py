@@ -22,7 +22,7 @@ ON_CONDA_FORGE = set(
     diffusers geopandas h5netcdf h5py hypothesis import-linter jinja2 joblib jsonschema jupytext kornia lightning mypy
     nbmake numpy pandas pandas-stubs pillow pre-commit py-rattler py-rattler-build pyarrow pydantic pyogrio pyproj
     pystac pytest pytest-timeout pytest-xdist pyyaml rasterio rio-cogeo ruff safetensors scikit-learn scipy shapely
-    tokenizers torchgeo torchvision tqdm transformers types-pyyaml types-tqdm xarray zarr
+    tokenizers torchgeo torchmetrics torchvision tqdm transformers types-pyyaml types-tqdm xarray zarr
     """.split()
 )
 

@@ -1,0 +1,239 @@
+"""How near chips come to a reference, band by band and spectrum by spectrum.
+
+Plain functions of numpy arrays in sensor units. All compare physical values (reflectance where the sensor
+is calibrated), pass over pixels where the reference has no measurement, and count whatever the estimate
+holds elsewhere. Set against torchmetrics in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.bands import BandSet
+from rsdistill.errors import BandError, OptionError
+from rsdistill.evaluation.structure import WINDOW, similarity, whole_windows
+from rsdistill.indices import spectral_index
+
+# One chip: reference and estimate in physical units and where the reference is measured, (B, H, W) each.
+_Pair = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+
+
+def psnr_per_band(
+    reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet, data_range: float | None = None
+) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each band in decibel, from its squared error over all pixels of all chips.
+
+    Args:
+        reference: Chips of shape (N, B, H, W) in sensor units.
+        estimate: Chips of the same shape in sensor units, of any real type.
+        bands: Their bands.
+        data_range: Peak signal in physical units; None for :func:`signal_range`.
+
+    Returns:
+        Ratio of each band (B,); infinite where both are equal, NaN where a band has no measurement.
+
+    Raises:
+        BandError: If the chips differ from the band set in number of bands.
+        OptionError: If the shapes differ, the estimate holds NaN, or the range is not positive.
+    """
+    peak = _peak(data_range, bands)
+    errors, counts = np.zeros(len(bands)), np.zeros(len(bands))
+    for truth, guess, valid in _pairs(reference, estimate, bands):
+        errors += ((guess - truth) ** 2).sum(axis=(1, 2), where=valid)
+        counts += valid.sum(axis=(1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(10 * np.log10(peak**2 * counts / errors))
+
+
+def ssim_per_band(
+    reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet, data_range: float | None = None
+) -> NDArray[np.float64]:
+    """Structural similarity of each band: mean over all windows that lie inside a chip and are measured throughout.
+
+    Windows are Gaussian, of standard deviation 1.5 pixels and 11 pixels a side.
+    Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
+
+    Args:
+        reference: Chips of shape (N, B, H, W) in sensor units.
+        estimate: Chips of the same shape in sensor units, of any real type.
+        bands: Their bands.
+        data_range: Range of the signal in physical units; None for :func:`signal_range`.
+
+    Returns:
+        Similarity of each band (B,), at most 1; NaN where a band has no complete window.
+
+    Raises:
+        BandError: If the chips differ from the band set in number of bands.
+        OptionError: If the shapes differ, the estimate holds NaN, the range is not positive, or the chips
+            are smaller than a window.
+    """
+    peak = _peak(data_range, bands)
+    height, width = np.shape(reference)[-2:]
+    if min(height, width) < WINDOW:
+        raise OptionError(
+            f"chips of {height} x {width} pixels are smaller than a window of the structural similarity "
+            f"({WINDOW} x {WINDOW}); use larger chips"
+        )
+    total, counts = np.zeros(len(bands)), np.zeros(len(bands))
+    for truth, guess, valid in _pairs(reference, estimate, bands):
+        whole = whole_windows(valid)
+        total += similarity(truth, guess, peak).sum(axis=(1, 2), where=whole)
+        counts += whole.sum(axis=(1, 2))
+    return _quotient(total, counts)
+
+
+def spectral_angle(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> float:
+    """Mean angle between the spectra of reference and estimate in degrees, over pixels measured in every band.
+
+    It tells a wrong colour from a wrong brightness. A spectrum of zeros has no direction: it lies at 90
+    degrees from every other, and at 0 from another one of zeros.
+    Source: Yuhas, Goetz and Boardman, Discrimination among semi-arid landscape endmembers using the
+    spectral angle mapper algorithm, 1992.
+
+    Args:
+        reference: Chips of shape (N, B, H, W) in sensor units.
+        estimate: Chips of the same shape in sensor units, of any real type.
+        bands: Their bands, two or more.
+
+    Returns:
+        Angle from 0 (the same spectra up to brightness) to 180; NaN if no pixel is measured in every band.
+
+    Raises:
+        BandError: If the chips differ from the band set in number of bands, or there is one band only.
+        OptionError: If the shapes differ or the estimate holds NaN.
+    """
+    if len(bands) < 2:
+        raise BandError(f"a spectral angle needs two or more bands; sensor '{bands.sensor}' has {bands.names[0]} only")
+    total, count = 0.0, 0
+    for truth, guess, valid in _pairs(reference, estimate, bands):
+        inside = valid.all(axis=0)
+        total += float(_angles(truth[:, inside], guess[:, inside]).sum())
+        count += int(inside.sum())
+    return float(np.degrees(total / count)) if count else float("nan")
+
+
+def ergas(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> float:
+    """Relative dimensionless global error in synthesis (ERGAS): errors of all bands relative to their means.
+
+    Mean over chips of 100 sqrt(mean over bands of (RMSE / mean of the reference)²), for chips of one
+    resolution; 0 is perfect. Source: Wald, Quality of high resolution synthesised images: is there a
+    simple criterion?, 2000.
+
+    Args:
+        reference: Chips of shape (N, B, H, W) in sensor units.
+        estimate: Chips of the same shape in sensor units, of any real type.
+        bands: Their bands.
+
+    Returns:
+        The error; bands that a chip has no measurement of are left out of its mean. NaN without a measurement.
+
+    Raises:
+        BandError: If the chips differ from the band set in number of bands, or a band's mean is zero in a
+            chip, which no error can be set in relation to.
+        OptionError: If the shapes differ or the estimate holds NaN.
+    """
+    found = []
+    for position, (truth, guess, valid) in enumerate(_pairs(reference, estimate, bands)):
+        counts = valid.sum(axis=(1, 2))
+        means = _quotient(truth.sum(axis=(1, 2), where=valid), counts)
+        if (means == 0).any():
+            band = bands.names[int(np.flatnonzero(means == 0)[0])]
+            raise BandError(
+                f"band '{band}' has the mean 0 in chip {position}, where ERGAS is not defined; leave it out"
+            )
+        squared = _quotient(((guess - truth) ** 2).sum(axis=(1, 2), where=valid), counts)
+        if counts.any():
+            found.append(100 * np.sqrt(np.nanmean(squared / means**2)))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def index_error(name: str, reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> float:
+    """Mean absolute error of a spectral index over all measured pixels.
+
+    Args:
+        name: One of :func:`rsdistill.indices.list_indices`, such as ``"ndvi"``.
+        reference: Chips of shape (N, B, H, W) in sensor units.
+        estimate: Chips of the same shape in sensor units, of any real type.
+        bands: Their bands.
+
+    Returns:
+        Error from 0 to 2; NaN if no pixel is measured in both bands of the index.
+
+    Raises:
+        UnknownNameError: If there is no such index.
+        BandError: If the index needs a band that is missing, or the chips differ from the band set in
+            number of bands.
+        OptionError: If the shapes differ or the estimate holds NaN.
+    """
+    reference, estimate = _fitting(reference, estimate, bands)
+    truth = spectral_index(name, reference, bands)
+    # An estimate that happens to be the nodata value is wrong, not missing.
+    difference = np.abs(spectral_index(name, estimate, replace(bands, nodata=None)) - truth)
+    return float(np.nanmean(difference)) if np.isfinite(difference).any() else float("nan")
+
+
+def signal_range(bands: BandSet) -> float:
+    """Range of the signal in physical units: reflectance 0 to 1 of calibrated sensors, else the valid range."""
+    low, high = bands.valid_range
+    return 1.0 if bands.scale != 1.0 else (high - low)
+
+
+def _pairs(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> Iterator[_Pair]:
+    """Chip by chip, so that memory stays that of one chip in float64."""
+    reference, estimate = _fitting(reference, estimate, bands)
+    for truth, guess in zip(reference, estimate, strict=True):
+        valid = np.isfinite(truth)
+        if bands.nodata is not None:
+            valid &= truth != bands.nodata
+        yield _physical(np.where(valid, truth, 0), bands), _physical(guess, bands), valid
+
+
+def _fitting(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as arrays, after a look at their shapes and at what is no number."""
+    reference, estimate = np.asarray(reference), np.asarray(estimate)
+    if reference.ndim != 4 or reference.shape != estimate.shape or not reference.size:
+        raise OptionError(
+            f"reference {reference.shape} and estimate {estimate.shape} do not pair; give both as (N, B, H, W)"
+        )
+    if reference.shape[1] != len(bands):
+        raise BandError(
+            f"chips have {reference.shape[1]} band(s), sensor '{bands.sensor}' has {len(bands)} "
+            f"({', '.join(bands.names)}); select the bands that the chips hold"
+        )
+    finite = np.isfinite(estimate).all(axis=(0, 2, 3))
+    if not finite.all():
+        band = bands.names[int(np.flatnonzero(~finite)[0])]
+        raise OptionError(f"the estimate of band '{band}' holds values that are NaN or infinite; it cannot be judged")
+    return reference, estimate
+
+
+def _physical(values: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
+    return np.asarray(values.astype(np.float64) * bands.scale + bands.offset)
+
+
+def _peak(data_range: float | None, bands: BandSet) -> float:
+    peak = signal_range(bands) if data_range is None else data_range
+    if not peak > 0:
+        raise OptionError(f"data_range is {peak}; give the range of the signal in physical units, more than 0")
+    return peak
+
+
+def _angles(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angle in radians between spectra (B, n), as pixels (n,)."""
+    product = np.linalg.norm(truth, axis=0) * np.linalg.norm(guess, axis=0)
+    same = np.all(truth == 0, axis=0) & np.all(guess == 0, axis=0)
+    cosine = same.astype(np.float64)
+    np.divide((truth * guess).sum(axis=0), product, out=cosine, where=product > 0)
+    return np.asarray(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def _quotient(total: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of each band; NaN where nothing was counted."""
+    means = np.full(total.shape, np.nan)
+    np.divide(total, counts, out=means, where=counts > 0)
+    return means
