@@ -2,7 +2,8 @@
 
 Every fit in the project goes through :func:`fit`: it counts optimiser steps, not epochs, draws
 each batch from (seed, step) alone, and checkpoints atomically. A killed fit therefore resumes to
-the same weights as one that was never disturbed.
+the same weights as one that was never disturbed. What is shared out over devices without learning
+goes through :func:`predict`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tqdm.auto import tqdm
 from rsdistill.errors import ArtifactError, DeviceError, OptionError, storage_errors
 from rsdistill.options import TrainerOptions
 
-__all__ = ["StepBatches", "TrainerOptions", "derived_seed", "fit", "resolve_device", "step_generator"]
+__all__ = ["StepBatches", "TrainerOptions", "derived_seed", "fit", "predict", "resolve_device", "step_generator"]
 
 CHECKPOINT = "last.ckpt"
 
@@ -130,6 +131,38 @@ def fit(
         trainer.fit(module, loader, ckpt_path=str(checkpoint) if resumed else None, weights_only=True)
 
 
+def predict(
+    module: lightning.LightningModule,
+    batches: Sequence[Any],
+    options: TrainerOptions | None = None,
+    label: str = "predicting",
+) -> None:
+    """Give batches to a module's ``predict_step``, shared out to the processes by their numbers.
+
+    Each process sees only its share, so the module writes what it finds to where all can read it.
+    All shares are finished when this returns.
+
+    Args:
+        module: What is given the batches; it returns nothing.
+        batches: The same in every process. A batch is never divided, so that what a module makes of
+            it does not depend on the number of processes.
+        options: Devices, precision and the like.
+        label: Name on the progress bar.
+
+    Raises:
+        DeviceError: If the device, precision or strategy is not available.
+    """
+    options = options or TrainerOptions()
+    source = _SharedBatches(batches)
+    callbacks: list[lightning.Callback] = [_Share(source), _Together()]
+    if options.progress:
+        callbacks.append(_PredictProgress(label, source))
+    trainer = _build_trainer(options, 1, callbacks, None)
+    with warnings.catch_warnings(), _interruptible():
+        _quiet()
+        trainer.predict(module, DataLoader(source, batch_size=None), return_predictions=False)
+
+
 def resolve_device(options: TrainerOptions | None = None) -> torch.device:
     """The torch device that inference outside a fit runs on, by the same choice as training.
 
@@ -203,6 +236,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")
 
 
 def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int:
@@ -216,10 +250,32 @@ def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int
     return step
 
 
+class _SharedBatches(IterableDataset[Any]):
+    """The batches of one process: every ``world``-th, from its own number on."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        super().__init__()
+        self._batches = batches
+        self.rank, self.world = 0, 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.share())
+
+    def share(self) -> Sequence[Any]:
+        return self._batches[self.rank :: self.world]
+
+
+class _Together(lightning.Callback):
+    """Lets no process go on before all have finished their share."""
+
+    def on_predict_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        trainer.strategy.barrier("predict")
+
+
 class _Share(lightning.Callback):
     """Tells the batches which share of them this process takes."""
 
-    def __init__(self, batches: StepBatches) -> None:
+    def __init__(self, batches: StepBatches | _SharedBatches) -> None:
         self._batches = batches
 
     def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
@@ -273,5 +329,27 @@ class _Progress(lightning.Callback):
 
     @rank_zero_only
     def on_train_end(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _PredictProgress(lightning.Callback):
+    """A bar over the first process's share of batches."""
+
+    def __init__(self, label: str, batches: _SharedBatches) -> None:
+        self._label, self._batches = label, batches
+        self._bar: tqdm[Any] | None = None
+
+    @rank_zero_only
+    def on_predict_start(self, *_: Any) -> None:
+        self._bar = tqdm(total=len(self._batches.share()), desc=self._label, unit="batch", leave=False)
+
+    @rank_zero_only
+    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    @rank_zero_only
+    def on_predict_end(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
