@@ -33,7 +33,7 @@ def speak_in_words(model, tokenizer, seed=0):
     """Random weights, wide enough that pictures matter, which say words of the vocabulary and never special tokens."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0, 1.5 / weight[0].numel() ** 0.5, generator=generator)
         for name, module in model.named_modules():
