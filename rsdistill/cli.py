@@ -34,7 +34,7 @@ _EXPORT_HELP = (
     "A distilled set takes: --out DIR [--overwrite | --resume] [--workers N] [--dtype TYPE] [--gsd METRES] "
     "[--epsg CODE --origin X Y] [--geoparquet]"
 )
-_LISTS = ("datasets", "codecs", "distillers", "students")
+_LISTS = ("datasets", "codecs", "captioners", "distillers", "students")
 _INTERRUPTED = 130
 
 
@@ -195,6 +195,8 @@ def _registry(kind: str) -> Any:
         from rsdistill.datasets import DATASETS as registry
     elif kind == "codecs":
         from rsdistill.codecs import CODECS as registry  # type: ignore[assignment]
+    elif kind == "captioners":
+        from rsdistill.captions import CAPTIONERS as registry  # type: ignore[assignment]
     elif kind == "distillers":
         from rsdistill.distillers import DISTILLERS as registry  # type: ignore[assignment]
     else:
