@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 
 from rsdistill.bands import BandSet
+from rsdistill.codecs.losses import spectral_angle, to_reflectance
+from rsdistill.codecs.normalise import sample_positions, valid_pixels
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
 from rsdistill.provenance import complete_folder, write_json
@@ -21,7 +24,7 @@ from rsdistill.training import TrainerOptions
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-_DESCRIPTION = "codec.json"
+DESCRIPTION = "codec.json"
 
 
 class Codec(ABC):
@@ -86,13 +89,30 @@ class Codec(ABC):
 
         Returns:
             ``psnr``: peak signal-to-noise ratio in dB over the bands' normalised ranges, mean of chips.
+            ``sam``: spectral angle in degrees, mean of pixels with data; only with two bands or more.
         """
         view = data.val if len(data.val) else data.train
-        return {"psnr": round(self.psnr(view), 2)}
+        figures = {"psnr": round(self.psnr(view), 2)}
+        return figures | {"sam": round(self.sam(view), 3)} if len(self.bands) > 1 else figures
 
     @abstractmethod
     def psnr(self, view: SceneView) -> float:
         """Mean PSNR in dB of reconstructed chips of a view, peak = width of the normalised range."""
+
+    def sam(self, view: SceneView) -> float:
+        """Mean spectral angle in degrees between chips of a view, at most 512, and their reconstructions."""
+        chips = torch.from_numpy(view.images(sample_positions(len(view), 0)))
+        angles, weights = [], []
+        for part in chips.split(64):
+            ours, theirs = (to_reflectance(images, self.bands) for images in (self.reconstruct(part), part.float()))
+            valid = valid_pixels(part, self.bands)
+            angles.append(float(spectral_angle(ours, theirs, valid)))
+            weights.append(int(valid.all(1).sum()))
+        return math.degrees(sum(a * w for a, w in zip(angles, weights, strict=True)) / max(1, sum(weights)))
+
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode and decode chips (N, B, H, W) in sensor units, float32, unrounded, on the CPU."""
+        return self.decode(self.encode(images)).cpu()
 
     @abstractmethod
     def autoencoder(self) -> AutoencoderKL:
@@ -125,7 +145,7 @@ class Codec(ABC):
         folder = Path(folder)
         with complete_folder(folder, overwrite=True) as partial:
             description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(partial)}
-            write_json(partial / _DESCRIPTION, description)
+            write_json(partial / DESCRIPTION, description)
         return folder
 
 
@@ -158,9 +178,9 @@ def load_codec(folder: str | Path) -> Codec:
         ArtifactError: If the folder holds none, or it cannot be read.
     """
     folder = Path(folder)
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     if not path.exists():
-        raise ArtifactError(f"{folder} holds no codec ({_DESCRIPTION} is missing); fit and save one first")
+        raise ArtifactError(f"{folder} holds no codec ({DESCRIPTION} is missing); fit and save one first")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         kind: Any = CODECS.get(description["codec"]).factory

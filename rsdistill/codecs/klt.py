@@ -27,7 +27,7 @@ def fit_klt(blocks: torch.Tensor, components: int, seed: int) -> tuple[NDArray[n
     """Principal components of image blocks.
 
     Args:
-        blocks: Blocks as channels, (N, D, h, w).
+        blocks: Blocks as channels, (N, D, h, w); those with a NaN are left out where enough others remain.
         components: Number K of components.
         seed: Seed of the choice of blocks and of the decomposition.
 
@@ -35,6 +35,8 @@ def fit_klt(blocks: torch.Tensor, components: int, seed: int) -> tuple[NDArray[n
         Mean (D,), components (K, D) and their standard deviations (K,).
     """
     rows = blocks.permute(0, 2, 3, 1).reshape(-1, blocks.shape[1]).numpy()
+    whole = rows[np.isfinite(rows).all(1)]
+    rows = whole if len(whole) > components else np.nan_to_num(rows, nan=-1.0)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:_MAX_BLOCKS]
     found = PCA(components, random_state=seed).fit(rows[chosen])
     deviations = np.sqrt(np.maximum(found.explained_variance_, 1e-8))

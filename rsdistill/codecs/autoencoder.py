@@ -1,0 +1,241 @@
+"""What codecs around a ``diffusers.AutoencoderKL`` share: the ways in and out, the fit, the folder."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import lightning
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+
+from rsdistill.bands import BandSet, check_count
+from rsdistill.codecs.base import Codec, describe_shape
+from rsdistill.codecs.losses import LossOptions, LossTerms, band_weights, reconstruction_loss
+from rsdistill.codecs.normalise import Normalisation, sample_positions, valid_pixels
+from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.errors import CodecError
+from rsdistill.options import parse_arguments, plain
+from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+
+_WARM_UP = 0.05
+_PEAK_SQUARED = 4.0
+
+
+class AutoencoderCodec(Codec):
+    """A codec whose network is an autoencoder on normalised chips, patches of pixels as channels.
+
+    Subclasses keep each option in an attribute of its name, and build the network.
+
+    Attributes:
+        patch: Side of the patches whose pixels become channels before the autoencoder.
+        steps: Optimiser steps of the fit.
+        batch: Chips a step.
+        seed: Seed of everything random in the fit.
+        loss: How reconstructions are compared with chips.
+        vae_: The autoencoder, None before the fit.
+        normalisation_: Range of each band, None before the fit.
+    """
+
+    patch: int = 1
+    steps: int
+    batch: int
+    seed: int
+    loss: LossOptions
+    vae_: AutoencoderKL | None = None
+    normalisation_: Normalisation | None = None
+
+    def __repr__(self) -> str:
+        """Bands, reduction, and whether it is fitted."""
+        state = "fitted" if self.vae_ is not None else "not fitted"
+        return (
+            f"{type(self).__name__}({len(self.bands)} bands, {self.latent_channels} channels, 1/{self.factor} size, "
+            f"{state})"
+        )
+
+    def fit(self, data: SceneData, folder: str | Path | None = None, trainer: TrainerOptions | None = None) -> Self:
+        """Train on ``data.train``; see :meth:`Codec.fit`.
+
+        Raises:
+            BandError: If the data has another number of bands, or a band without valid pixels.
+            CodecError: If the chips' sides are no multiple of the factor, or the network cannot be built.
+        """
+        view = data.train
+        sample = view.images(sample_positions(len(view), self.seed))
+        self._check(sample.shape[1:], f"a chip of {data.name}")
+        self.normalisation_ = Normalisation.fit(sample, self.bands)
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(self.seed, 0))
+            self.vae_ = self._build(sample)
+
+        def fetch(positions: torch.Tensor) -> torch.Tensor:
+            return self._normalised(view.images(positions.numpy()))
+
+        weights = band_weights(sample, self.bands, self.normalisation_, self.loss)
+        batches = StepBatches(fetch, len(view), self.batch, derived_seed(self.seed, 1))
+        fit(self._training(weights), batches, self.steps, folder, trainer, label="codec")
+        self.vae_.eval().requires_grad_(False).to(resolve_device(trainer))
+        self._set_scale(torch.from_numpy(sample))
+        return self
+
+    @torch.no_grad()
+    def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of the scaled latents; see :meth:`Codec.posterior`."""
+        vae, normalisation = self._fitted()
+        self._check(images.shape[1:], "a chip")
+        normalised = normalisation.forward(images.to(vae.device), self.bands)
+        latent = vae.encode(F.pixel_unshuffle(normalised, self.patch)).latent_dist
+        scale = vae.config.scaling_factor
+        return latent.mean * scale, latent.logvar + 2.0 * math.log(scale)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (N, C, h, w) to chips (N, B, H, W) in sensor units."""
+        vae, normalisation = self._fitted()
+        decoded: torch.Tensor = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
+        return normalisation.inverse(F.pixel_shuffle(decoded, self.patch))
+
+    def to(self, device: torch.device) -> Self:
+        """Move the weights to a device."""
+        self._fitted()[0].to(device)
+        return self
+
+    def psnr(self, view: SceneView) -> float:
+        """See :meth:`Codec.psnr`; over pixels with data, of at most 512 chips of the view."""
+        normalisation = self._fitted()[1]
+        chips = torch.from_numpy(view.images(sample_positions(len(view), self.seed)))
+        values = []
+        for part in chips.split(64):
+            valid = valid_pixels(part, self.bands)
+            wanted = normalisation.forward(part, self.bands)
+            rebuilt = normalisation.forward(self.reconstruct(part), self.bands)
+            square = ((wanted - rebuilt).square() * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp_min(1)
+            values.append(10.0 * torch.log10(_PEAK_SQUARED / square.clamp_min(1e-20)))
+        return float(torch.cat(values).mean())
+
+    def autoencoder(self) -> AutoencoderKL:
+        """The autoencoder itself; see :meth:`Codec.autoencoder`."""
+        return self._fitted()[0]
+
+    @abstractmethod
+    def _build(self, sample: NDArray[Any]) -> AutoencoderKL:
+        """The network before training, for chips like these (n, B, H, W) in sensor units."""
+
+    @abstractmethod
+    def _training(self, weights: torch.Tensor) -> CodecTraining:
+        """The module to train, given the weight of each band (B,)."""
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        vae, normalisation = self._fitted()
+        vae.save_pretrained(folder)
+        names = [name for name in inspect.signature(type(self)).parameters if name != "bands"]
+        return {
+            "options": {name: plain(getattr(self, name)) for name in names},
+            "normalisation": {"low": list(normalisation.low), "high": list(normalisation.high)},
+        }
+
+    @classmethod
+    def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
+        bands = BandSet.from_dict(description["bands"])
+        codec = cls(bands, **parse_arguments(cls, description["options"], f"codec.{cls.name}"))
+        ranges = description["normalisation"]
+        codec.normalisation_ = Normalisation(tuple(ranges["low"]), tuple(ranges["high"]))
+        codec.vae_ = AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        return codec
+
+    def _normalised(self, images: NDArray[Any]) -> torch.Tensor:
+        """Chips in sensor units to normalised ones, NaN where there is no data."""
+        if self.normalisation_ is None:
+            raise CodecError(self._not_fitted)
+        return self.normalisation_.forward(torch.from_numpy(images), self.bands, fill=math.nan)
+
+    def _set_scale(self, sample: torch.Tensor) -> None:
+        """Bring the latents of train to unit variance."""
+        vae = self._fitted()[0]
+        vae.register_to_config(scaling_factor=1.0)
+        vae.register_to_config(scaling_factor=1.0 / self._deviation(sample))
+
+    def _deviation(self, sample: torch.Tensor) -> float:
+        means = torch.cat([self.posterior(part)[0].cpu() for part in sample.split(64)])
+        return float(means.std().clamp_min(1e-6))
+
+    @property
+    def _not_fitted(self) -> str:
+        return f"codec '{self.name}' is not fitted; call fit(data) or load a fitted one"
+
+    def _fitted(self) -> tuple[AutoencoderKL, Normalisation]:
+        if self.vae_ is None or self.normalisation_ is None:
+            raise CodecError(self._not_fitted)
+        return self.vae_, self.normalisation_
+
+    def _check(self, shape: Sequence[int], where: str) -> None:
+        check_count(shape[0], self.bands, where)
+        if any(side % self.factor for side in shape[1:]):
+            raise CodecError(
+                f"{where} has shape {describe_shape(shape)}, but codec '{self.name}' needs sides that are a "
+                f"multiple of {self.factor}; set data.size to one"
+            )
+
+
+class CodecTraining(lightning.LightningModule):
+    """Reconstruction loss + KL on chips turned and flipped at random.
+
+    Args:
+        codec: A codec whose network is built and whose normalisation is fitted.
+        weights: Weight of each band (B,).
+        lr: Peak learning rate.
+        kl_weight: Weight of the KL term, summed over the latents of a chip.
+    """
+
+    def __init__(self, codec: AutoencoderCodec, weights: torch.Tensor, lr: float, kl_weight: float) -> None:
+        super().__init__()
+        self.vae, self.normalisation = codec._fitted()
+        self.bands, self.patch, self.loss = codec.bands, codec.patch, codec.loss
+        self.steps, self.seed = codec.steps, codec.seed
+        self.weights, self.lr, self.kl_weight = weights, lr, kl_weight
+
+    def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+        """Loss of one batch of normalised chips (n, B, H, W), NaN where there is no data."""
+        generator = step_generator(self.seed, 2, self.global_step)
+        turns, flip = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
+        chips = torch.rot90(batch, turns, (2, 3))
+        chips = chips.flip(3) if flip else chips
+        filled = chips.nan_to_num(-1.0)
+        latent = self.vae.encode(F.pixel_unshuffle(filled, self.patch)).latent_dist
+        noise = torch.randn(latent.mean.shape, generator=generator).to(latent.mean)
+        rebuilt = F.pixel_shuffle(self.vae.decode(latent.mean + latent.std * noise).sample, self.patch)
+        terms = self.compare(rebuilt, chips)
+        divergence = latent.kl().mean()
+        self.log(self.loss.error, terms.error, prog_bar=True)
+        self.log("angle", terms.angle, prog_bar=True)
+        self.log("kl", divergence)
+        return terms.total + self.kl_weight * divergence + self.anchor(filled, latent.mean, rebuilt)
+
+    def compare(self, rebuilt: torch.Tensor, chips: torch.Tensor) -> LossTerms:
+        """Reconstruction loss of normalised chips."""
+        return reconstruction_loss(rebuilt, chips, self.normalisation, self.bands, self.weights, self.loss)
+
+    def anchor(self, chips: torch.Tensor, latents: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor | float:
+        """What else the fit is held to; nothing here.
+
+        Args:
+            chips: Normalised chips (n, B, H, W), finite.
+            latents: Their posterior means, unscaled.
+            rebuilt: Their reconstructions, normalised.
+        """
+        return 0.0
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over what is not frozen, one cycle of the learning rate."""
+        trained = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(trained, self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, self.lr, total_steps=self.steps + 1, pct_start=_WARM_UP, cycle_momentum=False
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
