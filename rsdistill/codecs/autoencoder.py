@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning
 import torch
@@ -142,8 +142,8 @@ class AutoencoderCodec(Codec):
 
     @classmethod
     def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
-        bands = BandSet.from_dict(description["bands"])
-        codec = cls(bands, **parse_arguments(cls, description["options"], f"codec.{cls.name}"))
+        options = parse_arguments(cls, description["options"], f"codec.{cls.name}")
+        codec: Self = cast(Any, cls)(BandSet.from_dict(description["bands"]), **options)
         ranges = description["normalisation"]
         codec.normalisation_ = Normalisation(tuple(ranges["low"]), tuple(ranges["high"]))
         codec.vae_ = AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
@@ -215,7 +215,8 @@ class CodecTraining(lightning.LightningModule):
         self.log(self.loss.error, terms.error, prog_bar=True)
         self.log("angle", terms.angle, prog_bar=True)
         self.log("kl", divergence)
-        return terms.total + self.kl_weight * divergence + self.anchor(filled, latent.mean, rebuilt)
+        loss: torch.Tensor = terms.total + self.kl_weight * divergence + self.anchor(filled, latent.mean, rebuilt)
+        return loss
 
     def compare(self, rebuilt: torch.Tensor, chips: torch.Tensor) -> LossTerms:
         """Reconstruction loss of normalised chips."""

@@ -1,4 +1,8 @@
-"""Normalisation between sensor units and the range that codecs work in, exact in both directions."""
+"""Normalisation between sensor units and the range that codecs work in, exact in both directions.
+
+Values beyond a band's robust range are kept, not clipped, so saturated pixels come back at the
+sensor's limit. Pixels without data count in no statistic. Nothing passes through 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -88,9 +92,14 @@ def sample_positions(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def to_sensor(images: torch.Tensor, bands: BandSet) -> NDArray[Any]:
-    """Round and clip float chips (N, B, H, W) to the sensor's type and valid range."""
+    """Round and clip float chips (N, B, H, W) to the sensor's type and valid range, clear of its nodata value."""
     low, high = bands.valid_range
     values = images.float().clamp(low, high).cpu().numpy()
-    if np.issubdtype(np.dtype(bands.dtype), np.integer):
-        values = np.rint(values)
+    if not np.issubdtype(np.dtype(bands.dtype), np.integer):
+        return values.astype(bands.dtype)
+    values = np.rint(values)
+    if bands.nodata is not None:
+        # What was generated was measured: it moves to the next value within the range.
+        step = 1.0 if bands.nodata < high else -1.0
+        values[values == bands.nodata] += step
     return values.astype(bands.dtype)

@@ -1,95 +1,24 @@
-"""Codecs: exact normalisation, a fit that learns, weights that stock diffusers reads."""
+"""``kl``: a fit that learns, from random weights or block PCA; weights that stock diffusers reads."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from sklearn.decomposition import PCA
+from torchmetrics.image import SpectralAngleMapper
 
-from rsdistill.bands import Band, BandSet, get_bands
+from rsdistill.bands import get_bands
 from rsdistill.codecs import create_codec, list_codecs, load_codec
-from rsdistill.codecs.normalise import Normalisation, sample_positions, to_sensor
+from rsdistill.codecs.normalise import to_sensor
 from rsdistill.datasets import load_dataset
-from rsdistill.errors import ArtifactError, BandError, CodecError, OptionError, StorageError
+from rsdistill.errors import ArtifactError, BandError, CodecError, OptionError, StorageError, UnknownNameError
 
 BGRN = get_bands("bgrn")
-FLOAT = BandSet((Band("a"), Band("b")), dtype="float32", valid_range=(-50.0, 50.0), nodata=-9999.0)
-WIDE = BandSet((Band("a"), Band("b")), dtype="uint16", valid_range=(0.0, 65535.0))
-
-
-@given(arrays(np.uint16, (3, 2, 4, 4), elements=st.integers(0, 65535)))
-@settings(max_examples=60, deadline=None)
-def test_normalisation_is_undone_exactly(images):
-    ranges = Normalisation.fit(images, WIDE)
-    back = ranges.inverse(ranges.forward(torch.from_numpy(images), WIDE))
-    assert np.array_equal(to_sensor(back, WIDE), images)
-
-
-@given(arrays(np.float32, (2, 2, 4, 4), elements=st.floats(-50, 50, width=32)))
-@settings(max_examples=60, deadline=None)
-def test_normalisation_of_floats_is_undone_to_rounding(images):
-    ranges = Normalisation.fit(images, FLOAT)
-    back = to_sensor(ranges.inverse(ranges.forward(torch.from_numpy(images), FLOAT)), FLOAT)
-    np.testing.assert_allclose(back, images, rtol=1e-5, atol=1e-4)
-
-
-def test_each_band_spans_its_robust_range():
-    images = np.random.default_rng(0).uniform(0, 40, (20, 2, 8, 8)).astype(np.float32)
-    images[:, 1] /= 10
-    normalised = Normalisation.fit(images, FLOAT).forward(torch.from_numpy(images), FLOAT)
-    for band in normalised.unbind(1):
-        low, high = np.percentile(band.numpy(), (0.5, 99.5))
-        assert (low, high) == pytest.approx((-1.0, 1.0), abs=1e-4)
-    assert normalised.max() > 1.0
-
-
-def test_a_constant_band_has_a_range():
-    images = np.full((2, 2, 4, 4), 7.0, np.float32)
-    ranges = Normalisation.fit(images, FLOAT)
-    normalised = ranges.forward(torch.from_numpy(images), FLOAT)
-    assert torch.all(normalised == -1.0) and torch.allclose(ranges.inverse(normalised), torch.tensor(7.0))
-
-
-def test_pixels_without_data_neither_count_nor_blow_up():
-    clean = np.random.default_rng(0).uniform(0, 40, (8, 2, 8, 8)).astype(np.float32)
-    spoilt = np.concatenate([clean, np.full((1, 2, 8, 8), -9999.0, np.float32)])
-    spoilt[-1, 0, 0, 0], spoilt[-1, 0, 0, 1] = np.nan, np.inf
-    ranges = Normalisation.fit(spoilt, FLOAT)
-    assert ranges == Normalisation.fit(clean, FLOAT)
-    assert torch.all(ranges.forward(torch.from_numpy(spoilt), FLOAT)[-1] == -1.0)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_a_band_without_any_data_is_named(dtype):
-    bands = BandSet((Band("red"), Band("swir")), dtype=dtype, valid_range=(1, 255), nodata=0)
-    images = np.full((2, 2, 4, 4), 9, dtype)
-    images[:, 1] = 0
-    with pytest.raises(BandError, match="band 'swir' has no valid pixel"):
-        Normalisation.fit(images, bands)
-
-
-def test_eight_bit_imagery_takes_its_whole_range():
-    ranges = Normalisation.fit(np.full((1, 3, 2, 2), 90, np.uint8), get_bands("rgb"))
-    assert ranges == Normalisation((0.0,) * 3, (255.0,) * 3)
-
-
-def test_sensor_units_are_rounded_and_clipped():
-    image = torch.tensor([-5.0, 1.4, 2.6, 20000.0]).reshape(1, 1, 2, 2).expand(1, 4, 2, 2)
-    assert to_sensor(image, BGRN)[0, 0].tolist() == [[1, 1], [3, 10000]]
-
-
-def test_statistics_come_from_a_bounded_sample():
-    assert sample_positions(20, 0).tolist() == list(range(20))
-    many = sample_positions(5000, 1)
-    assert len(many) == len(set(many)) == 512 and many.max() > 4000
-    assert np.array_equal(many, sample_positions(5000, 1)) and not np.array_equal(many, sample_positions(5000, 2))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +32,14 @@ def test_the_fit_lowers_the_error(tiny_codec, tiny_data, quiet):
     )
     untrained.fit(tiny_data, trainer=quiet)
     assert tiny_codec.psnr(tiny_data.val) > untrained.psnr(tiny_data.val) + 2.0
-    assert tiny_codec.figures(tiny_data) == {"psnr": round(tiny_codec.psnr(tiny_data.val), 2)}
+    figures = tiny_codec.figures(tiny_data)
+    assert figures == {"psnr": round(tiny_codec.psnr(tiny_data.val), 2), "sam": round(tiny_codec.sam(tiny_data.val), 3)}
+
+
+def test_the_spectral_angle_is_that_of_torchmetrics_in_degrees(tiny_codec, tiny_data):
+    chips = torch.from_numpy(tiny_data.val.images())
+    reference = SpectralAngleMapper()(tiny_codec.reconstruct(chips), chips.float())
+    assert tiny_codec.sam(tiny_data.val) == pytest.approx(np.degrees(float(reference)), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_codec(tiny_data, quiet):
@@ -142,7 +78,9 @@ def test_a_codec_comes_back_equal(tiny_codec, chips, tmp_path):
     assert loaded.bands == tiny_codec.bands and loaded.normalisation_ == tiny_codec.normalisation_
     assert torch.equal(loaded.encode(chips), tiny_codec.encode(chips))
     assert (loaded.factor, loaded.latent_channels) == (tiny_codec.factor, tiny_codec.latent_channels)
-    assert loaded.block_channels == tiny_codec.block_channels
+    names = [name for name in inspect.signature(type(loaded)).parameters if name != "bands"]
+    assert len(names) == 11 and loaded.steps == 40
+    assert all(getattr(loaded, name) == getattr(tiny_codec, name) for name in names)
 
 
 def test_stock_diffusers_loads_it(tiny_codec, chips, tmp_path):
@@ -247,3 +185,54 @@ def test_one_resolution_starts_at_block_pca(tiny_data, quiet):
         create_codec("kl", get_bands("rgb"), latent_channels=4, block_channels=[16]).fit(
             load_dataset("synthetic", size=8, chips_per_class=4, bands="rgb", classes=["forest", "beach"])
         )
+
+
+def test_pixels_without_data_pull_neither_the_start_nor_the_fit(tiny_data, quiet, monkeypatch):
+    def fitted(steps, lr):
+        codec = create_codec(
+            "kl", tiny_data.bands, latent_channels=4, patch=2, block_channels=[16], steps=steps, batch=8, lr=lr
+        )
+        return codec.fit(tiny_data, trainer=quiet)
+
+    clean = fitted(1, 1e-9)
+    read = tiny_data.source.read
+
+    def with_gap(index):
+        chip = read(index).copy()
+        chip[:, :6, :6] = tiny_data.bands.nodata
+        return chip
+
+    monkeypatch.setattr(tiny_data.source, "read", with_gap)
+    spoilt = fitted(1, 1e-9)
+    view = tiny_data.val
+    assert spoilt.psnr(view) == pytest.approx(clean.psnr(view), abs=0.5)
+    everything = fitted(12, 1e-3)
+    assert all(torch.isfinite(p).all() for p in everything.autoencoder().parameters())
+    assert np.isfinite(everything.psnr(view)) and np.isfinite(everything.sam(view))
+
+
+def test_band_weights_by_noise_reach_the_loss(tiny_data, quiet):
+    def weights(kind):
+        codec = create_codec(
+            "kl", tiny_data.bands, block_channels=(8, 8), steps=3, batch=4, lr=1e-2, loss={"band_weights": kind}
+        )
+        return torch.cat([p.flatten() for p in codec.fit(tiny_data, trainer=quiet).autoencoder().parameters()])
+
+    assert not torch.equal(weights("uniform"), weights("noise"))
+    with pytest.raises(UnknownNameError, match=r"spectral_angel.*did you mean 'spectral_angle'"):
+        create_codec("kl", BGRN, loss={"spectral_angel": 1.0})
+
+
+def test_a_constant_band_is_rebuilt(tiny_data, quiet, monkeypatch):
+    read = tiny_data.source.read
+
+    def constant(index):
+        chip = read(index).copy()
+        chip[3] = 12
+        return chip
+
+    monkeypatch.setattr(tiny_data.source, "read", constant)
+    codec = create_codec("kl", tiny_data.bands, latent_channels=4, patch=2, block_channels=[16], steps=4, batch=8)
+    codec.fit(tiny_data, trainer=quiet)
+    rebuilt = codec.reconstruct(torch.from_numpy(tiny_data.val.images()))
+    assert torch.isfinite(rebuilt).all() and float((rebuilt[:, 3] - 12).abs().max()) < 10.0
