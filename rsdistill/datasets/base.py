@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
 from rsdistill.errors import DatasetError, SplitError, UnknownNameError
 from rsdistill.registry import Registry
+from rsdistill.sensitive.resolved import PolicyRecord
 
 Sample = dict[str, torch.Tensor]
 
@@ -46,6 +47,7 @@ class SceneSource(ABC):
         labels: Class position of each chip, int64 (N,).
         chip_ids: A unique name of each chip, for messages and split files.
         published_split: The split that papers report, None if there is none.
+        policy: What is to be said of the policy that the chips went through, None if there was none.
     """
 
     name: str
@@ -57,6 +59,21 @@ class SceneSource(ABC):
     labels: NDArray[np.int64]
     chip_ids: Sequence[str]
     published_split: PublishedSplit | None = None
+    policy: PolicyRecord | None = None
+
+    @classmethod
+    def known_classes(cls, options: Mapping[str, Any]) -> tuple[ClassInfo, ...] | None:
+        """All its classes, told without opening a chip; None where only loading tells.
+
+        A policy is held against them before the first chip is read.
+
+        Args:
+            options: What the dataset would be built with.
+
+        Raises:
+            DatasetError: If the dataset is missing.
+        """
+        return None
 
     def __len__(self) -> int:
         """Number of chips."""
@@ -178,6 +195,16 @@ class SceneData:
     def citation(self) -> str:
         """How to cite the dataset."""
         return self.source.citation
+
+    @property
+    def policy(self) -> PolicyRecord | None:
+        """What is to be said of the policy, None if there was none."""
+        return self.source.policy
+
+    @property
+    def protected(self) -> frozenset[str]:
+        """Keys of the classes that the policy protects; none without a policy."""
+        return frozenset() if self.policy is None else frozenset(self.policy.protected)
 
     def class_index(self, key: str) -> int:
         """Position of a class by key.

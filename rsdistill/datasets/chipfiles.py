@@ -45,7 +45,7 @@ class FileScenes(SceneSource):
         facts: What is to be said of the dataset.
         stored: Bands of the files, in their order.
         wanted: Bands to return.
-        titles: Readable names of the classes, by key.
+        describe: Name and sector of a class, by key.
         size: Pixels on a side of what :meth:`read` returns; None for the commonest side.
         classes: Keys of the classes to take; None for all. Others are never read.
         max_bad: Most unusable chips to go on without; None for one in a hundred, at most 20.
@@ -62,7 +62,7 @@ class FileScenes(SceneSource):
         facts: Facts,
         stored: BandSet,
         wanted: BandSet,
-        titles: Callable[[str], str],
+        describe: Callable[[str], ClassInfo],
         size: int | None = None,
         classes: Sequence[str] | None = None,
         max_bad: int | None = None,
@@ -72,7 +72,7 @@ class FileScenes(SceneSource):
         self._folder, self._stored, self._reader = folder, stored, reader
         self.name, self.licence, self.citation, self.bands = facts.name, facts.licence, facts.citation, wanted
         keys = chosen_classes(facts.name, class_folders(folder), classes)
-        self.classes = tuple(ClassInfo(key, titles(key)) for key in keys)
+        self.classes = tuple(describe(key) for key in keys)
         files = [class_files(folder / key) for key in keys]
         chip_ids = [path.relative_to(folder).as_posix() for paths in files for path in paths]
         labels = np.repeat(np.arange(len(keys), dtype=np.int64), [len(paths) for paths in files])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rsdistill.bands import BandSet, get_bands, list_sensors, parse_bands
-from rsdistill.classes import readable
+from rsdistill.classes import ClassInfo, readable
 from rsdistill.datasets.base import DATASETS
 from rsdistill.datasets.chipfiles import Facts, FileScenes, chosen_classes, class_files, class_folders, require_root
 from rsdistill.datasets.reading import RawChip, read_file
@@ -19,6 +19,7 @@ from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, Un
 
 # So many files, spread over the dataset, tell what a typical one is like.
 _SAMPLED = 9
+_HOLDS = "one folder of chips a class"
 
 
 @DATASETS.register("folder", summary="any folder of class folders with GeoTIFF, PNG or JPEG chips")
@@ -56,11 +57,22 @@ class FolderScenes(FileScenes):
         citation: str = "",
         max_bad: int | None = None,
     ) -> None:
-        folder = require_root("folder", root, "one folder of chips a class")
+        folder = require_root("folder", root, _HOLDS)
         typical = _typical(folder, chosen_classes("folder", class_folders(folder), classes))
         described = _bands(bands, typical, folder)
         facts = Facts("folder", _gsd(gsd, typical, folder), None, licence, citation)
-        super().__init__(folder, facts, described, described, readable, size, classes, max_bad)
+        super().__init__(folder, facts, described, described, _described, size, classes, max_bad)
+
+    @classmethod
+    def known_classes(cls, options: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+        """The class folders there are; see :meth:`SceneSource.known_classes`."""
+        folder = require_root("folder", options.get("root"), _HOLDS)
+        return tuple(_described(key) for key in class_folders(folder))
+
+
+def _described(key: str) -> ClassInfo:
+    """A class of a user's own: no taxonomy knows its sector, a policy may name it."""
+    return ClassInfo(key, readable(key))
 
 
 def _typical(folder: Path, keys: Sequence[str]) -> RawChip:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rsdistill.datasets.base import DATASETS, SceneData
+from rsdistill.datasets.governed import merged, without_excluded
 from rsdistill.datasets.splits import SplitOptions, split_scenes
-from rsdistill.errors import OptionError
+from rsdistill.errors import OptionError, PolicyError
+from rsdistill.sensitive.policy import Policy
+from rsdistill.sensitive.resolved import ResolvedPolicy
 
 
 def list_datasets() -> list[str]:
@@ -29,6 +32,7 @@ def load_dataset(
     size: int | None = None,
     bands: str | Sequence[str] | Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    policy: str | Path | Policy | None = None,
     **options: Any,
 ) -> SceneData:
     """Open a dataset and cut it into train, val and test.
@@ -48,6 +52,8 @@ def load_dataset(
         size: Pixels on a side of every chip; the GSD changes with it.
         bands: Names of the bands to take, in the order wanted, or a sensor's name.
         classes: Keys of the classes to take; no chip of another is read.
+        policy: What is to be done with sensitive classes, or the YAML file that says it; no chip of an
+            excluded class is read. The split is that of the same dataset without the policy.
         **options: Further options of the dataset, such as ``download``.
 
     Returns:
@@ -56,6 +62,7 @@ def load_dataset(
     Raises:
         UnknownNameError: If the name, an option, a class or a band is unknown.
         DatasetError: If the dataset is missing or damaged.
+        PolicyError: If the policy is not valid or does not fit the dataset.
         SplitError: If it cannot be cut as asked.
     """
     renders = "seed" in inspect.signature(DATASETS.get(name).factory).parameters
@@ -67,4 +74,50 @@ def load_dataset(
         split = SplitOptions(scheme or "stratified", train, val, seed or 0)
     elif scheme is not None or train is not None or val is not None:
         raise OptionError("give either split, or scheme, train and val; not both")
-    return split_scenes(DATASETS.create(name, **options), split)
+    if policy is None:
+        return split_scenes(DATASETS.create(name, **options), split)
+    return load_governed(policy if isinstance(policy, Policy) else Policy.load(policy), name, options, split)
+
+
+def resolve_policy(policy: Policy, name: str, options: Mapping[str, Any]) -> ResolvedPolicy | None:
+    """What a policy makes of a dataset's classes, before a chip is read.
+
+    Args:
+        policy: The policy.
+        name: Registered name of the dataset.
+        options: What the dataset would be built with.
+
+    Returns:
+        The resolved policy; None for a dataset whose classes only loading tells.
+
+    Raises:
+        PolicyError: If the policy does not fit the dataset, or excludes a class that option classes asks for.
+    """
+    known = getattr(DATASETS.get(name).factory, "known_classes", lambda _: None)(options)
+    return None if known is None else _asked_for(policy.resolve(known, name), options)
+
+
+def load_governed(policy: Policy, name: str, options: Mapping[str, Any], split: SplitOptions) -> SceneData:
+    """Open a dataset without what its policy excludes; see :func:`load_dataset`."""
+    resolved = resolve_policy(policy, name, options)
+    if resolved is not None:
+        source = DATASETS.create(name, **{"classes": resolved.read, **options})
+    else:
+        whole = DATASETS.create(name, **options)
+        resolved = _asked_for(policy.resolve(whole.classes, name), options)
+        source = without_excluded(whole, resolved)
+    return merged(split_scenes(source, split), resolved)
+
+
+def _asked_for(resolved: ResolvedPolicy, options: Mapping[str, Any]) -> ResolvedPolicy:
+    """Refuse a choice of classes that the policy excludes, or of which it leaves less than two."""
+    chosen = options.get("classes")
+    if chosen is None:
+        return resolved
+    for key in chosen:
+        if key in resolved.excluded:
+            raise PolicyError(f"option classes (data.classes in a config) asks for '{key}', which the policy excludes")
+    left = {resolved.target[key] for key in chosen if key in resolved.target}
+    if len(left) == 1 < len(chosen):
+        raise PolicyError(f"the policy merges all of option classes (data.classes) into '{left.pop()}'; name more")
+    return resolved

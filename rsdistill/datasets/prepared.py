@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import SceneData, SceneSource, SceneView
+from rsdistill.datasets.origin import class_digests
 from rsdistill.datasets.scanning import BAR_DELAY, workers
 from rsdistill.datasets.statistics import BandStatistics
 from rsdistill.errors import ArtifactError, DatasetError, storage_errors
 from rsdistill.provenance import write_json
+from rsdistill.sensitive.resolved import PolicyRecord
 
 CHIPS, INDEX = "chips.npy", "index.json"
 _FORMAT = "rsdistill-prepared/1"
@@ -48,8 +50,10 @@ class PreparedScenes(SceneSource):
         self.labels = np.array(index["labels"], np.int64)
         self.chip_ids = index["chip_ids"]
         self.statistics: list[dict[str, Any]] = index["statistics"]
+        self.policy = None if index.get("policy") is None else PolicyRecord.from_dict(index["policy"])
         self.views = {view: np.array(index["splits"][view], np.int64) for view in _VIEWS}
         self._groups = np.array(index["duplicate_groups"], np.int64)
+        self._train_digests: dict[str, str] | None = index.get("train_digests")
         self._chips = self._mapped()
 
     def read(self, index: int) -> NDArray[Any]:
@@ -59,6 +63,10 @@ class PreparedScenes(SceneSource):
     def duplicate_groups(self) -> NDArray[np.int64]:
         """Group number of each chip (N,), as of the original dataset."""
         return self._groups
+
+    def train_digests(self, train: NDArray[np.int64]) -> dict[str, str] | None:
+        """Digests by class of the original names of just these train chips (n,), where they were kept."""
+        return self._train_digests if np.array_equal(train, self.views["train"]) else None
 
     def _mapped(self) -> NDArray[Any]:
         """The array on disk, checked against the index."""
@@ -116,10 +124,12 @@ def prepare(data: SceneData, folder: str | Path) -> None:
             "licence": data.licence,
             "citation": data.citation,
             "gsd": data.gsd,
+            "policy": None if data.policy is None else data.policy.to_dict(),
             "bands": data.bands.to_dict(),
             "classes": [{"key": c.key, "name": c.name, "sector": c.sector} for c in data.classes],
             "counts": {name: _per_class(data, positions, labels) for name, positions in splits.items()},
             "statistics": statistics,
+            "train_digests": class_digests(data),
             "splits": {name: positions.tolist() for name, positions in splits.items()},
             "labels": labels.tolist(),
             "duplicate_groups": np.unique(data.source.duplicate_groups()[kept], return_inverse=True)[1].tolist(),

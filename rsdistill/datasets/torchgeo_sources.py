@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import zipfile
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet, get_bands
-from rsdistill.classes import readable
+from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, PublishedSplit
-from rsdistill.datasets.chipfiles import Facts, FileScenes, check_options, chosen_bands, require_root
+from rsdistill.datasets.chipfiles import Facts, FileScenes, check_options, chosen_bands, class_folders, require_root
 from rsdistill.datasets.reading import RawChip, read_photo, read_raster
 from rsdistill.errors import DatasetError, SplitError, storage_errors
+from rsdistill.sensitive.taxonomy import load_taxonomy
 
 # What torchgeo, its downloads and its archives fail with.
 _FAILURES = (OSError, RuntimeError, ValueError, AssertionError, zipfile.BadZipFile)
@@ -43,7 +45,6 @@ class TorchGeoScenes(FileScenes):
     """
 
     facts: ClassVar[Facts]
-    titles: ClassVar[dict[str, str]] = {}
     sensor: ClassVar[str] = "rgb"
 
     def __init__(
@@ -57,18 +58,25 @@ class TorchGeoScenes(FileScenes):
     ) -> None:
         check_options(size, max_bad)
         wanted = chosen_bands(get_bands(self.sensor), bands)
-        self._root, self._download = require_root(self.facts.name, root, f"'{self._layout()}'"), download
+        folder = self._located(root, download)
+        self._root, self._download = Path(root or "").expanduser(), download
         super().__init__(
-            self._located(),
+            folder,
             self.facts,
             self._stored_bands(),
             wanted,
-            lambda key: self.titles.get(key, readable(key)),
+            partial(load_taxonomy().class_info, self.facts.name),
             size,
             classes,
             max_bad,
             self._read_file,
         )
+
+    @classmethod
+    def known_classes(cls, options: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+        """The class folders there are; see :meth:`SceneSource.known_classes`."""
+        folder = cls._located(options.get("root"), bool(options.get("download")))
+        return tuple(load_taxonomy().class_info(cls.facts.name, key) for key in class_folders(folder))
 
     @classmethod
     @abstractmethod
@@ -90,24 +98,26 @@ class TorchGeoScenes(FileScenes):
         """Read one file as torchgeo does: colour images through Pillow, even where they are TIFFs."""
         return read_photo(path)
 
-    def _located(self) -> Path:
+    @classmethod
+    def _located(cls, given: str | Path | None, download: bool) -> Path:
         """The folder of class folders, extracted or downloaded if need be."""
-        dataset, folder = self.torchgeo_class(), self._root / self._layout()
+        root = require_root(cls.facts.name, given, f"'{cls._layout()}'")
+        dataset, folder = cls.torchgeo_class(), root / cls._layout()
         if folder.is_dir():
             return folder
-        archive = self._root / dataset.filename
-        if not archive.is_file() and not self._download:
+        archive = root / dataset.filename
+        if not archive.is_file() and not download:
             raise DatasetError(
-                f"dataset '{self.facts.name}' is not in {self._root}: it needs '{self._layout()}' or the archive "
+                f"dataset '{cls.facts.name}' is not in {root}: it needs '{cls._layout()}' or the archive "
                 f"'{dataset.filename}' there; correct root, or use download=True (data.options.download in a config)"
             )
         try:
-            with storage_errors(self._root):
-                _unpack(dataset, self._root, archive)
+            with storage_errors(root):
+                _unpack(dataset, root, archive)
         except _FAILURES as error:
-            raise DatasetError(f"dataset '{self.facts.name}' cannot be put into {self._root}: {error}") from error
+            raise DatasetError(f"dataset '{cls.facts.name}' cannot be put into {root}: {error}") from error
         if not folder.is_dir():
-            raise DatasetError(f"archive {archive} does not hold '{self._layout()}'; replace it by the original")
+            raise DatasetError(f"archive {archive} does not hold '{cls._layout()}'; replace it by the original")
         return folder
 
     def official_split(self) -> dict[str, NDArray[np.int64]]:
@@ -185,17 +195,6 @@ class UCMercedScenes(TorchGeoScenes):
         "classification. ACM SIGSPATIAL GIS. doi:10.1145/1869790.1869829",
     )
     published_split = PublishedSplit(0.5)
-    titles: ClassVar[dict[str, str]] = {
-        "baseballdiamond": "baseball diamond",
-        "denseresidential": "dense residential",
-        "golfcourse": "golf course",
-        "mediumresidential": "medium residential",
-        "mobilehomepark": "mobile home park",
-        "parkinglot": "parking lot",
-        "sparseresidential": "sparse residential",
-        "storagetanks": "storage tanks",
-        "tenniscourt": "tennis court",
-    }
 
     @classmethod
     def torchgeo_class(cls) -> Any:
@@ -245,7 +244,6 @@ class EuroSATScenes(TorchGeoScenes):
         citation="Helber, P., Bischke, B., Dengel, A. and Borth, D. (2019). EuroSAT: a novel dataset and deep "
         "learning benchmark for land use and land cover classification. IEEE JSTARS. doi:10.1109/JSTARS.2019.2918242",
     )
-    titles: ClassVar[dict[str, str]] = {"SeaLake": "sea and lake"}
     sensor = "sentinel2"
 
     @classmethod

@@ -47,6 +47,9 @@ def test_fields_of_a_source(small):
     assert small.licence == "CC0-1.0"
     sectors = {info.key: info.sector for info in small.classes if info.sector}
     assert sectors == {
+        "cropland": "food",
+        "centre_pivot_farmland": "food",
+        "residential": "homes",
         "motorway_interchange": "transport",
         "runway": "transport",
         "storage_tanks": "energy",

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.bands import get_bands, parse_bands
-from rsdistill.classes import ClassInfo, readable
+from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, SceneSource
 from rsdistill.datasets.synthetic import built, rural
 from rsdistill.datasets.synthetic.canvas import EXTENT, Attributes, Canvas, Scene
 from rsdistill.datasets.synthetic.sensor import Light, add_noise, reflectance, to_units
 from rsdistill.datasets.synthetic.spectra import band_responses
 from rsdistill.errors import ChipError, OptionError, UnknownNameError
+from rsdistill.sensitive.taxonomy import load_taxonomy
 
-_PAINTERS: dict[str, tuple[Callable[[Scene], None], str | None]] = {
-    "forest": (rural.forest, None),
-    "cropland": (rural.cropland, None),
-    "centre_pivot_farmland": (rural.centre_pivot, None),
-    "river": (rural.river, None),
-    "beach": (rural.beach, None),
-    "residential": (built.residential, None),
-    "motorway_interchange": (built.interchange, "transport"),
-    "runway": (built.runway, "transport"),
-    "storage_tanks": (built.storage_tanks, "energy"),
-    "solar_farm": (built.solar_farm, "energy"),
+_PAINTERS: dict[str, Callable[[Scene], None]] = {
+    "forest": rural.forest,
+    "cropland": rural.cropland,
+    "centre_pivot_farmland": rural.centre_pivot,
+    "river": rural.river,
+    "beach": rural.beach,
+    "residential": built.residential,
+    "motorway_interchange": built.interchange,
+    "runway": built.runway,
+    "storage_tanks": built.storage_tanks,
+    "solar_farm": built.solar_farm,
 }
-_READABLE = {"centre_pivot_farmland": "centre-pivot farmland"}
-SYNTHETIC_CLASSES: tuple[ClassInfo, ...] = tuple(
-    ClassInfo(key, _READABLE.get(key, readable(key)), sector) for key, (_, sector) in _PAINTERS.items()
-)
+SYNTHETIC_CLASSES: tuple[ClassInfo, ...] = tuple(load_taxonomy().class_info("synthetic", key) for key in _PAINTERS)
 
 # Greenness of grass, leaves on broadleaved trees, autumn colour: range of each.
 _SEASONS = {
@@ -101,6 +99,11 @@ class SyntheticScenes(SceneSource):
             f"{self.classes[label].key}_{number:04d}" for label, number in zip(self.labels, self._numbers, strict=True)
         ]
 
+    @classmethod
+    def known_classes(cls, options: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+        """All ten; see :meth:`SceneSource.known_classes`."""
+        return SYNTHETIC_CLASSES
+
     def read(self, index: int) -> NDArray[Any]:
         """Render one chip of shape (B, size, size), of ``bands.dtype``.
 
@@ -135,7 +138,7 @@ class SyntheticScenes(SceneSource):
         season = str(rng.choice(list(_SEASONS)))
         green, leaves, autumn = (rng.uniform(*span) for span in _SEASONS[season])
         scene = Scene(Canvas(self.size), rng, season, green, leaves, autumn, {"season": season, "greenness": green})
-        paint, _ = _PAINTERS[self.classes[self.labels[index]].key]
+        paint = _PAINTERS[self.classes[self.labels[index]].key]
         paint(scene)
         return scene
 
