@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsdistill import soft_labels
 from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
 from rsdistill.classes import ClassInfo
 from rsdistill.composites import stretch_limits, to_rgb
 from rsdistill.errors import ArtifactError, BandError, OptionError, storage_errors
 from rsdistill.provenance import REAL, SYNTHETIC, canonical_json, digest
+from rsdistill.soft_labels import PackedLabels
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -164,7 +166,12 @@ class DistilledSet:
             "score": ("sample", self.score),
         }
         if self.soft_label is not None:
-            variables["soft_label"] = (("sample", "class"), self.soft_label)
+            packed = soft_labels.pack(self.soft_label)
+            if packed is None:
+                variables["soft_label"] = (("sample", "class"), self.soft_label)
+            else:
+                variables["soft_index"] = (("sample", "rank"), packed.index)
+                variables["soft_weight"] = (("sample", "rank"), packed.weight)
         if self.verdict is not None:
             variables["verdict"] = ("sample", np.asarray(self.verdict, dtype=object))
         coords = {
@@ -191,7 +198,7 @@ class DistilledSet:
             bands=BandSet.from_dict(metadata["bands"]),
             gsd=metadata["gsd"],
             manifest=metadata["manifest"],
-            soft_label=dataset["soft_label"].values if "soft_label" in dataset else None,
+            soft_label=_soft_label(dataset, len(metadata["classes"])),
             caption=[str(c) for c in dataset["caption"].values],
             score=dataset["score"].values,
             verdict=[str(v) for v in dataset["verdict"].values] if "verdict" in dataset else None,
@@ -304,6 +311,12 @@ class DistilledSet:
             "gsd": self.gsd,
             "manifest": self.manifest,
         }
+
+
+def _soft_label(dataset: xr.Dataset, classes: int) -> NDArray[np.float32] | None:
+    if "soft_index" in dataset:
+        return PackedLabels(dataset["soft_index"].values, dataset["soft_weight"].values, classes).unpack()
+    return dataset["soft_label"].values if "soft_label" in dataset else None
 
 
 def _remove(path: Path) -> None:

@@ -62,12 +62,17 @@ class LatentTeacher(nn.Module):
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.head = nn.Linear(width, classes)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (N, C, h, w) to logits (N, classes)."""
+    def features(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, h, w) to the features (N, width) that the logits are made of."""
         hidden = self.stem(latents)
         for block in self.blocks:
             hidden = block(hidden)
-        logits: torch.Tensor = self.head(hidden.mean((2, 3)))
+        pooled: torch.Tensor = hidden.mean((2, 3))
+        return pooled
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, h, w) to logits (N, classes)."""
+        logits: torch.Tensor = self.head(self.features(latents))
         return logits
 
     def save(self, folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from rsdistill import soft_labels
 from rsdistill.audit.alignment import aligned
 from rsdistill.audit.neighbours import SIZE, Leakage, leakage
 from rsdistill.audit.pixels import RealChips, shrink, spread
@@ -169,7 +170,7 @@ class _Work:
         sizes = []
         for tiles in group.sets:
             soft = tiles.soft_label if group.track == "soft" else None
-            sizes.append(tiles.image.nbytes + (tiles.label.nbytes if soft is None else soft.nbytes))
+            sizes.append(tiles.image.nbytes + (tiles.label.nbytes if soft is None else soft_labels.nbytes(soft)))
         return int(np.mean(sizes))
 
     def _real_chips(self, size: int | None) -> RealChips:

@@ -15,6 +15,7 @@ from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import ArtifactError, BandError, OptionError, StorageError
 from rsdistill.provenance import REAL, canonical_json, complete_folder, write_json
+from rsdistill.soft_labels import quantise
 
 CLASSES = (ClassInfo("forest", "forest"), ClassInfo("storagetanks", "storage tanks", "energy"))
 KINDS = {
@@ -209,3 +210,15 @@ def test_json_is_complete_or_absent(tmp_path):
     with pytest.raises(StorageError, match="a part of the path is a file"):
         write_json(tmp_path / "file" / "a.json", 1)
     assert canonical_json({"b": 1, "a": (1, 2)}) == '{"a":[1,2],"b":1}'
+
+
+def test_rounded_soft_labels_are_packed_on_disk_and_come_back_equal(tmp_path):
+    shares = np.random.default_rng(0).dirichlet([1.0, 1.0], 5).astype(np.float32)
+    for soft, names in (
+        (quantise(shares, 2).unpack(), {"soft_index", "soft_weight"}),
+        (shares, {"soft_label"}),
+    ):
+        made = make(soft_label=soft)
+        assert {name for name in made.to_xarray().data_vars if name.startswith("soft")} == names
+        path = made.save(tmp_path / f"{len(names)}.nc")
+        assert DistilledSet.load(path) == made
