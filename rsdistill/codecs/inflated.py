@@ -194,6 +194,12 @@ def find_colours(bands: BandSet) -> tuple[int, int, int]:
                 f"of {wavelength} µm; add one with data.bands, or choose codec 'kl'"
             ) from error
     red, green, blue = found
+    if len(set(found)) < len(found):
+        shared = bands.names[green]
+        raise BandError(
+            f"band '{shared}' of sensor '{bands.sensor}' lies between two colours and cannot stand for both; "
+            f"add a band with data.bands, or choose codec 'kl'"
+        )
     return red, green, blue
 
 

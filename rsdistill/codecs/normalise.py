@@ -95,11 +95,10 @@ def to_sensor(images: torch.Tensor, bands: BandSet) -> NDArray[Any]:
     """Round and clip float chips (N, B, H, W) to the sensor's type and valid range, clear of its nodata value."""
     low, high = bands.valid_range
     values = images.float().clamp(low, high).cpu().numpy()
-    if not np.issubdtype(np.dtype(bands.dtype), np.integer):
-        return values.astype(bands.dtype)
-    values = np.rint(values)
-    if bands.nodata is not None:
-        # What was generated was measured: it moves to the next value within the range.
-        step = 1.0 if bands.nodata < high else -1.0
-        values[values == bands.nodata] += step
-    return values.astype(bands.dtype)
+    if np.issubdtype(np.dtype(bands.dtype), np.integer):
+        values = np.rint(values)
+        if bands.nodata is not None:
+            # What was generated was measured: it moves to the next value within the range.
+            values[values == bands.nodata] += 1.0 if bands.nodata < high else -1.0
+    sensor: NDArray[Any] = values.astype(bands.dtype)
+    return sensor
