@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, SceneData
 from rsdistill.datasets.governed import merged, without_excluded
 from rsdistill.datasets.splits import SplitOptions, split_scenes
@@ -93,8 +94,23 @@ def resolve_policy(policy: Policy, name: str, options: Mapping[str, Any]) -> Res
     Raises:
         PolicyError: If the policy does not fit the dataset, or excludes a class that option classes asks for.
     """
-    known = getattr(DATASETS.get(name).factory, "known_classes", lambda _: None)(options)
+    known = known_classes(name, options)
     return None if known is None else _asked_for(policy.resolve(known, name), options)
+
+
+def known_classes(name: str, options: Mapping[str, Any]) -> tuple[ClassInfo, ...] | None:
+    """All classes of a dataset, told without opening a chip; None where only loading tells.
+
+    Args:
+        name: Registered name of the dataset.
+        options: What the dataset would be built with.
+
+    Raises:
+        DatasetError: If the dataset is missing.
+    """
+    tell = getattr(DATASETS.get(name).factory, "known_classes", None)
+    found: tuple[ClassInfo, ...] | None = None if tell is None else tell(options)
+    return found
 
 
 def load_governed(policy: Policy, name: str, options: Mapping[str, Any], split: SplitOptions) -> SceneData:
