@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsdistill.commands.policy import add_policy
 from rsdistill.errors import EXIT_CODE, OptionError, RsdistillError
 from rsdistill.provenance import package_version
 
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in _LISTS:
         listing = verbs.add_parser(name, help=f"list the {name} there are", allow_abbrev=False)
         listing.set_defaults(command=_list, kind=name)
+    add_policy(verbs)
     validate = verbs.add_parser("validate", help="check an exported folder", allow_abbrev=False)
     validate.add_argument("folder", type=Path, help="folder that 'export' wrote")
     validate.set_defaults(command=_validate)

@@ -29,6 +29,7 @@ class DataOptions:
         size: Side in pixels that chips are brought to.
         bands: Names of the bands to take, or a sensor's name; None for all.
         classes: Keys of the classes to take; None for all.
+        policy: YAML file that says which classes are kept out, merged or protected; None for no policy.
         scheme: Split scheme: ``stratified``, ``published`` or ``torchgeo``.
         train: Share of each class to learn from (stratified).
         val: Share of train to cut off for validation.
@@ -41,6 +42,7 @@ class DataOptions:
     size: Annotated[int, Field(ge=8)] = 64
     bands: str | tuple[str, ...] | dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
+    policy: str | None = None
     scheme: str = "stratified"
     train: float | None = None
     val: float | None = None

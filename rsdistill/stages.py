@@ -13,11 +13,13 @@ from rsdistill.bands import get_bands
 from rsdistill.codecs import CODECS, Codec, LatentStore, create_codec, encode, load_codec
 from rsdistill.config import RunConfig
 from rsdistill.datasets import DATASETS, SceneData, SplitOptions, load_dataset, load_prepared, prepare
+from rsdistill.datasets.loading import resolve_policy
 from rsdistill.diffusion.prototypes import Prototypes
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import DISTILLERS, Distiller
 from rsdistill.distillers.base import check_class_sizes
-from rsdistill.errors import OptionError, storage_errors
+from rsdistill.distillers.protection import check_protection
+from rsdistill.errors import OptionError, PolicyError, storage_errors
 from rsdistill.evaluation import EvaluationReport, Recipe, evaluate
 from rsdistill.evaluation.students import check_student
 from rsdistill.export import GeoRef, export_tiles
@@ -25,6 +27,9 @@ from rsdistill.options import plain
 from rsdistill.pipeline import Figures, Pipeline, Stage
 from rsdistill.provenance import write_json
 from rsdistill.report import write_report
+from rsdistill.sensitive.policy import Policy
+from rsdistill.sensitive.resolved import ResolvedPolicy
+from rsdistill.sensitive.scrub import find_terms
 from rsdistill.training import resolve_device
 
 _SET, _EVALUATION, _PROTOTYPES = "distilled.nc", "evaluation.json", "prototypes.nc"
@@ -58,6 +63,10 @@ class Run:
         self.baselines = {name: _distiller(name, {}, "") for name in config.evaluation.baselines}
         if self._uses_latents:
             self._check_size()
+        self._policy = None if config.data.policy is None else Policy.load(config.data.policy)
+        if self.policy is not None:
+            check_protection(self.distiller, self.policy.protected)
+            _check_texts(self.policy, config.distill.options, "distill.options")
         self.pipeline = Pipeline(config.folder, self._stages())
 
     def folder(self, stage: str) -> Path:
@@ -66,7 +75,19 @@ class Run:
 
     def load_data(self) -> SceneData:
         """The dataset as it is at its root, not yet prepared."""
-        return load_dataset(self.config.data.name, split=self._split, **self._dataset_options)
+        return load_dataset(
+            self.config.data.name, split=self._split, policy=self.config.data.policy, **self._dataset_options
+        )
+
+    @cached_property
+    def policy(self) -> ResolvedPolicy | None:
+        """What the policy makes of the dataset's classes; None without a policy.
+
+        The run folder does not keep the names of what was left out, so the dataset is asked for them.
+        """
+        if self._policy is None:
+            return None
+        return resolve_policy(self._policy, self.config.data.name, _dataset_options(self.config))
 
     @cached_property
     def data(self) -> SceneData:
@@ -111,6 +132,9 @@ class Run:
     def _stages(self) -> list[Stage]:
         config, method = self.config, self.distiller
         data = plain(config.data)
+        # What the policy says counts, not where it lies.
+        if data.pop("policy") is not None and self._policy is not None:
+            data["policy"] = self._policy.digest
         precision = config.trainer.precision
         stages = [Stage("prepare", data, (), self._prepare)]
         if self._uses_latents:
@@ -263,6 +287,17 @@ def _dataset_options(config: RunConfig) -> dict[str, Any]:
 
 def _distiller(name: str, options: Mapping[str, Any], where: str) -> Distiller:
     return DISTILLERS.get(name).factory(**DISTILLERS.parse(name, options, where))
+
+
+def _check_texts(policy: ResolvedPolicy, options: Any, where: str) -> None:
+    """Refuse options, such as a prompt, that say a word that the policy keeps out of all texts."""
+    if isinstance(options, str):
+        found = find_terms(options, policy.terms, policy.kept_names)
+        if found:
+            raise PolicyError(f"option {where} says '{found[0]}', which the policy lets no text say; reword it")
+    elif isinstance(options, Mapping):
+        for name, value in options.items():
+            _check_texts(policy, value, f"{where}.{name}")
 
 
 def _keep_log(checkpoint: Path, folder: Path) -> None:

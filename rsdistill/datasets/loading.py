@@ -80,22 +80,23 @@ def load_dataset(
     return load_governed(policy if isinstance(policy, Policy) else Policy.load(policy), name, options, split)
 
 
-def resolve_policy(policy: Policy, name: str, options: Mapping[str, Any]) -> ResolvedPolicy | None:
+def resolve_policy(policy: Policy, name: str, options: Mapping[str, Any]) -> ResolvedPolicy:
     """What a policy makes of a dataset's classes, before a chip is read.
+
+    A dataset whose classes only loading tells is loaded for it.
 
     Args:
         policy: The policy.
         name: Registered name of the dataset.
         options: What the dataset would be built with.
 
-    Returns:
-        The resolved policy; None for a dataset whose classes only loading tells.
-
     Raises:
         PolicyError: If the policy does not fit the dataset, or excludes a class that option classes asks for.
     """
     known = known_classes(name, options)
-    return None if known is None else _asked_for(policy.resolve(known, name), options)
+    if known is None:
+        known = DATASETS.create(name, **options).classes
+    return _asked_for(policy.resolve(known, name), options)
 
 
 def known_classes(name: str, options: Mapping[str, Any]) -> tuple[ClassInfo, ...] | None:
@@ -116,12 +117,10 @@ def known_classes(name: str, options: Mapping[str, Any]) -> tuple[ClassInfo, ...
 def load_governed(policy: Policy, name: str, options: Mapping[str, Any], split: SplitOptions) -> SceneData:
     """Open a dataset without what its policy excludes; see :func:`load_dataset`."""
     resolved = resolve_policy(policy, name, options)
-    if resolved is not None:
-        source = DATASETS.create(name, **{"classes": resolved.read, **options})
+    if known_classes(name, options) is None:
+        source = without_excluded(DATASETS.create(name, **options), resolved)
     else:
-        whole = DATASETS.create(name, **options)
-        resolved = _asked_for(policy.resolve(whole.classes, name), options)
-        source = without_excluded(whole, resolved)
+        source = DATASETS.create(name, **{"classes": resolved.read, **options})
     return merged(split_scenes(source, split), resolved)
 
 

@@ -139,6 +139,7 @@ class Distiller(ABC):
             "dataset": {"name": data.name, "licence": data.licence, "citation": data.citation},
             "digital_source_type": REAL if self.real_pixels else SYNTHETIC,
             "versions": library_versions(),
+            **({} if data.policy is None else {"policy": data.policy.to_dict()}),
         }
 
 
