@@ -184,6 +184,14 @@ def spread(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
+def class_chips(view: SceneView, label: int, most: int) -> NDArray[Any]:
+    """At most so many chips of a class, spread evenly over the view, (n, B, H, W); empty if it has none."""
+    members = np.flatnonzero(view.labels == label)
+    if not len(members):
+        return np.empty((0, len(view.source.bands), 1, 1), view.source.bands.dtype)
+    return view.images(members[spread(len(members), most)])
+
+
 def _interpolate(images: torch.Tensor, size: int) -> torch.Tensor:
     if min(images.shape[-2:]) >= size:
         return functional.interpolate(images, (size, size), mode="area")

@@ -9,6 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsdistill.evaluation.agreement import (
+        ClassAgreement,
+        chip_spectra,
+        class_agreement,
+        index_distance,
+        mean_spectrum,
+        spectrum_correlation,
+        spectrum_distance,
+    )
     from rsdistill.evaluation.learning import Student, evaluate_student, predict, train_student
     from rsdistill.evaluation.metrics import (
         Scores,
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STUDENTS",
+    "ClassAgreement",
     "EvaluationReport",
     "Recipe",
     "Row",
@@ -46,6 +56,8 @@ __all__ = [
     "alpha_score",
     "ars",
     "average_accuracy",
+    "chip_spectra",
+    "class_agreement",
     "cohen_kappa",
     "confusion_matrix",
     "coverage",
@@ -53,19 +65,32 @@ __all__ = [
     "evaluate",
     "evaluate_student",
     "hlr",
+    "index_distance",
     "index_error",
     "ior",
     "lrs",
+    "mean_spectrum",
     "overall_accuracy",
     "predict",
     "psnr_per_band",
     "signal_range",
     "spectral_angle",
+    "spectrum_correlation",
+    "spectrum_distance",
     "ssim_per_band",
     "train_student",
 ]
 
 _HOMES = {
+    "agreement": (
+        "ClassAgreement",
+        "chip_spectra",
+        "class_agreement",
+        "index_distance",
+        "mean_spectrum",
+        "spectrum_correlation",
+        "spectrum_distance",
+    ),
     "learning": ("Student", "evaluate_student", "predict", "train_student"),
     "protocol": ("evaluate",),
     "recipe": ("Recipe",),

@@ -9,16 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsdistill.report.figures import accuracy_against_leakage, class_spectra
+    from rsdistill.report.figures import accuracy_against_leakage
     from rsdistill.report.html import write_report
     from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
+    from rsdistill.report.spectra import class_spectra, index_histograms, spectral_agreement
 
 _HOMES = {
     "accuracy_against_leakage": "figures",
-    "class_spectra": "figures",
+    "class_spectra": "spectra",
     "contact_sheet": "sheets",
+    "index_histograms": "spectra",
     "nearest_sheet": "sheets",
     "shared_limits": "sheets",
+    "spectral_agreement": "spectra",
     "write_report": "html",
 }
 
@@ -26,8 +29,10 @@ __all__ = [
     "accuracy_against_leakage",
     "class_spectra",
     "contact_sheet",
+    "index_histograms",
     "nearest_sheet",
     "shared_limits",
+    "spectral_agreement",
     "write_report",
 ]
 

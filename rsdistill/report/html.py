@@ -18,10 +18,13 @@ from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import StorageError, storage_errors
+from rsdistill.evaluation.agreement import AGREEMENT_CHIPS
 from rsdistill.evaluation.results import EvaluationReport, Row
+from rsdistill.indices import SpectralIndex, available, get_index
 from rsdistill.report import formatting
-from rsdistill.report.figures import SPECTRUM_CHIPS, accuracy_against_leakage, class_spectra
+from rsdistill.report.figures import accuracy_against_leakage
 from rsdistill.report.sheets import WAVELENGTHS, contact_sheet, nearest_sheet, shared_limits
+from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +113,10 @@ def write_report(
         sheets=list(_sheets(data, tiles, columns, show_real)) if visible else [],
         pairs=_pairs(data, tiles, nearest) if nearest is not None and show_real else None,
         spectra=list(_spectra(data, tiles)),
-        spectrum_chips=SPECTRUM_CHIPS,
+        agreement=list(_agreement(data, tiles)),
+        index=_page_index(data),
+        histograms=list(_histograms(data, tiles)),
+        spectrum_chips=AGREEMENT_CHIPS,
     )
     _write(path, page)
     return path
@@ -226,6 +232,28 @@ def _spectra(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
     for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
         alt = f"Mean value by band of original and distilled images, one small plot a class: {_named(keys)}."
         yield Picture.of(class_spectra(data, tiles, keys), alt)
+
+
+def _agreement(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
+    """Figures of spectra as numbers, where there are spectra: three bands have colours."""
+    if over_wavelength(data.bands):
+        for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
+            alt = f"Correlation and distance of the mean spectra and distance of spectral indices: {_named(keys)}."
+            yield Picture.of(spectral_agreement(data, tiles, keys), alt)
+
+
+def _page_index(data: SceneData) -> SpectralIndex | None:
+    """The first index that the bands allow, NDVI where there is near infrared; None where they allow none."""
+    names = available(data.bands)
+    return get_index(names[0]) if names else None
+
+
+def _histograms(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
+    index = _page_index(data)
+    if index is not None:
+        for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
+            alt = f"Distribution of {index.title} in original and distilled images, one small plot a class: "
+            yield Picture.of(index_histograms(data, tiles, index.name, keys), f"{alt}{_named(keys)}.")
 
 
 def _pairs(data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64]) -> Picture:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.audit.alignment import aligned
-from rsdistill.audit.pixels import spread
+from rsdistill.audit.pixels import class_chips, spread
 from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
 from rsdistill.composites import Limits, stretch_limits, to_rgb
-from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError
 
@@ -148,14 +148,6 @@ def shown_labels(data: SceneData, tiles: DistilledSet, classes: Sequence[str] | 
     if not chosen:
         raise OptionError("there is no class to show; name one, or pass a set that has images")
     return chosen
-
-
-def class_chips(view: SceneView, label: int, most: int) -> NDArray[Any]:
-    """At most so many chips of a class, spread evenly over the view, (n, B, H, W); empty if it has none."""
-    members = np.flatnonzero(view.labels == label)
-    if not len(members):
-        return np.empty((0, len(view.source.bands), 1, 1), view.source.bands.dtype)
-    return view.images(members[spread(len(members), most)])
 
 
 def _wavelengths(colour: str) -> tuple[float, float, float]:

@@ -7,9 +7,17 @@ import pytest
 from report_samples import make_data, make_evaluation, make_row, make_tiles
 
 from rsdistill.composites import stretch_limits, to_rgb
-from rsdistill.errors import OptionError, UnknownNameError
+from rsdistill.errors import BandError, OptionError, UnknownNameError
+from rsdistill.evaluation import class_agreement, index_distance
 from rsdistill.provenance import REAL
-from rsdistill.report import accuracy_against_leakage, class_spectra, contact_sheet, nearest_sheet
+from rsdistill.report import (
+    accuracy_against_leakage,
+    class_spectra,
+    contact_sheet,
+    index_histograms,
+    nearest_sheet,
+    spectral_agreement,
+)
 
 CELL, GAP, BETWEEN = 128, 6, 34
 
@@ -134,6 +142,50 @@ def test_three_bands_are_points_in_order_of_wavelength():
     # Made with red lowest: 0.3, 0.45 and 0.6 of 255 for red, green and blue.
     made = next(line for line in axes.lines if line.get_marker() == "o")
     np.testing.assert_allclose(made.get_ydata(), 255 * np.array([0.6, 0.45, 0.3]), rtol=0.02)
+
+
+def test_histograms_show_each_class_with_its_distance(data, tiles):
+    figure = index_histograms(data, tiles, classes=["forest", "river"])
+    assert [axes.get_title() for axes in figure.axes] == ["forest", "river"]
+    assert figure.get_supxlabel().startswith("NDVI")
+    shown = figure.axes[0].texts[0].get_text()
+    forest = data.train.labels == 2
+    wanted = index_distance(
+        "ndvi", data.train.images(np.flatnonzero(forest)), tiles.image[tiles.label == 2], data.bands
+    )
+    assert shown == f"{wanted:.3f}"
+    # Reflectances 0.6 in near infrared and 0.5 in red: the peak of both lies at 1 / 11.
+    for patch in figure.axes[0].patches:
+        outline = patch.get_xy()
+        assert outline[outline[:, 1].argmax(), 0] == pytest.approx(1 / 11, abs=0.03)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["original chips", "distilled"]
+
+
+def test_histograms_need_the_bands_of_the_index():
+    data = make_data("rgb")
+    with pytest.raises(BandError, match="NDVI needs a near infrared band"):
+        index_histograms(data, make_tiles(data))
+
+
+def test_histogram_of_a_class_without_a_measurement_is_empty(data, tiles):
+    image = np.where((tiles.label == 0)[:, None, None, None], 0, tiles.image)
+    river = index_histograms(data, replace(tiles, image=image)).axes[0]
+    assert len(river.patches) == 1 and not river.texts
+
+
+def test_agreement_is_drawn_as_measured(data, tiles):
+    figure = spectral_agreement(data, tiles)
+    correlation, distance, ndvi, ndwi = figure.axes
+    assert [label.get_text() for label in correlation.get_yticklabels()] == ["river", "solar farm", "forest"]
+    rows = class_agreement(tiles, data)
+    for axes, values in (
+        (correlation, [row.correlation for row in rows]),
+        (distance, [row.distance for row in rows]),
+        (ndvi, [row.indices["ndvi"] for row in rows]),
+        (ndwi, [row.indices["ndwi"] for row in rows]),
+    ):
+        np.testing.assert_allclose(axes.lines[0].get_xdata(), values)
+    assert "reflectance" in distance.get_xlabel() and "NDWI" in ndwi.get_xlabel()
 
 
 def drawn(axes):

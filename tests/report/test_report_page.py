@@ -106,9 +106,25 @@ def test_seal_is_that_of_the_set(write, data):
 
 def test_every_image_has_words_for_those_who_do_not_see_it(write):
     images = write().images
-    assert len(images) == 4  # comparison, natural colour, false colour, spectra
+    assert len(images) == 6  # comparison, natural colour, false colour, spectra, their agreement, NDVI
     assert all(len(attrs["alt"]) > 20 for attrs in images)
     assert len({attrs["alt"] for attrs in images}) == len(images)
+
+
+def test_infrared_brings_false_colour_and_an_index_and_rgb_does_not(write, tmp_path):
+    infrared = write()
+    assert "False colour" in infrared.text and "NDVI by class" in infrared.text
+    rgb = make_data("rgb")
+    plain = Page(
+        write_report(
+            tmp_path / "rgb.html", title="", config={}, data=rgb, tiles=make_tiles(rgb), evaluation=None, stages=[]
+        ).read_text(encoding="utf-8")
+    )
+    assert [attrs["alt"][:30] for attrs in plain.images] == [
+        "Original training chips beside",
+        "Mean value by band of original",
+    ]
+    assert "False colour" not in plain.text and "NDVI" not in plain.text and "Wasserstein" not in plain.text
 
 
 def test_names_are_escaped(write):
