@@ -102,7 +102,9 @@ class InflatedCodec(AutoencoderCodec):
             return dict(self.vae_.config)
         config: dict[str, Any] = self._read(AutoencoderKL.load_config)
         if config.get("_class_name") != "AutoencoderKL":
-            raise CodecError(f"{self._where} holds a {config.get('_class_name')}, not an AutoencoderKL; choose another")
+            raise CodecError(
+                f"{self._where} holds the model '{config.get('_class_name')}', not an AutoencoderKL; choose another"
+            )
         counts = (config["in_channels"], config["out_channels"])
         if counts != (len(_COLOURS), len(_COLOURS)):
             raise CodecError(
@@ -117,8 +119,9 @@ class InflatedCodec(AutoencoderCodec):
         try:
             return load(self.pretrained, **place, **options)
         except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise CodecError(
-                f"{self._where} cannot be read as a diffusers AutoencoderKL in safetensors ({error}); "
+                f"{self._where} cannot be read as a diffusers AutoencoderKL in safetensors ({reason}); "
                 f"check codec.pretrained, codec.subfolder and codec.revision"
             ) from error
 
@@ -155,7 +158,7 @@ class _Training(CodecTraining):
     def __init__(self, codec: InflatedCodec, pretrained: AutoencoderKL, weights: torch.Tensor) -> None:
         super().__init__(codec, weights, codec.lr, codec.kl_weight)
         self.colours, self.hold = list(codec.colours), codec.hold
-        self.pretrained = pretrained.eval().requires_grad_(False)
+        self.pretrained = pretrained.requires_grad_(False)
 
     def anchor(self, chips: torch.Tensor, latents: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor | float:
         """L1 distance to what the pretrained model makes of the colours alone."""

@@ -79,7 +79,7 @@ def test_a_codec_comes_back_equal(tiny_codec, chips, tmp_path):
     assert torch.equal(loaded.encode(chips), tiny_codec.encode(chips))
     assert (loaded.factor, loaded.latent_channels) == (tiny_codec.factor, tiny_codec.latent_channels)
     names = [name for name in inspect.signature(type(loaded)).parameters if name != "bands"]
-    assert len(names) == 11 and loaded.steps == 40
+    assert len(names) == 10 and loaded.steps == 40
     assert all(getattr(loaded, name) == getattr(tiny_codec, name) for name in names)
 
 
