@@ -12,7 +12,7 @@ from rsdistill.captions.matching import Matches, match_names, match_numbers
 from rsdistill.captions.template import TEMPLATE, class_prompts
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.prepared import PreparedScenes
-from rsdistill.errors import DatasetError
+from rsdistill.errors import DatasetError, OptionError
 from rsdistill.provenance import file_digest
 from rsdistill.training import TrainerOptions
 
@@ -29,11 +29,14 @@ class FileCaptioner(Captioner):
     folder has to stand before it. Several sentences of a chip are all kept.
 
     Args:
-        path: The file; see :func:`rsdistill.captions.caption_files.read_captions` for its formats.
+        path: The file; must be given. See :func:`rsdistill.captions.caption_files.read_captions` for its formats.
         match: ``name``, or ``number`` where the names are running numbers over the dataset's chips in order of
             class and name, from 1 on, as in UCM-Captions.
         missing: What becomes of chips without captions: ``error``, or ``template``.
         template: What ``template`` writes; ``{name}`` stands for the readable class name.
+
+    Raises:
+        OptionError: If no path is given.
     """
 
     name = "file"
@@ -41,11 +44,13 @@ class FileCaptioner(Captioner):
 
     def __init__(
         self,
-        path: str,
+        path: str | None = None,
         match: Literal["name", "number"] = "name",
         missing: Literal["error", "template"] = "error",
         template: str = TEMPLATE,
     ) -> None:
+        if not path:
+            raise OptionError("captioner 'file' needs option path: a file of captions (.csv, .jsonl or .json)")
         self.path, self.match, self.missing, self.template = path, match, missing, template
 
     def _caption(

@@ -43,7 +43,7 @@ class VlmCaptioner(Captioner):
     replaced by the template.
 
     Args:
-        model: Hub id, or folder of a saved model.
+        model: Hub id, or folder of a saved model; must be given.
         revision: Branch, tag or commit on the hub.
         prompt: What to ask; ``{name}`` stands for the readable class name, and may be left out.
         false_colour: Whether to show near infrared, red and green as a second picture.
@@ -54,13 +54,16 @@ class VlmCaptioner(Captioner):
         max_fallback: Largest share of captions that may fall back to the template.
         template: What they fall back to.
         cache: Folder that keeps answers beyond this run; None for the run's own.
+
+    Raises:
+        OptionError: If no model is given.
     """
 
     name = "vlm"
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         revision: str | None = None,
         prompt: str = PROMPT,
         false_colour: bool = False,
@@ -72,6 +75,8 @@ class VlmCaptioner(Captioner):
         template: str = TEMPLATE,
         cache: str | None = None,
     ) -> None:
+        if not model:
+            raise OptionError("captioner 'vlm' needs option model: a hub id, or the folder of a saved model")
         self.model, self.revision, self.prompt = model, revision, prompt
         self.false_colour, self.facts = false_colour, facts
         self.batch, self.precision, self.max_new_tokens = batch, precision, max_new_tokens
