@@ -170,6 +170,10 @@ class Captioner(ABC):
         view = data.train if split == "train" else data.val
         return self._caption(data, view, split, None if folder is None else Path(folder), trainer or TrainerOptions())
 
+    def input_digest(self) -> str:
+        """Digest of files that the options only name, so that a run sees when they change; empty if there are none."""
+        return ""
+
     @abstractmethod
     def _caption(
         self, data: SceneData, view: SceneView, split: str, folder: Path | None, trainer: TrainerOptions

@@ -53,6 +53,11 @@ class FileCaptioner(Captioner):
             raise OptionError("captioner 'file' needs option path: a file of captions (.csv, .jsonl or .json)")
         self.path, self.match, self.missing, self.template = path, match, missing, template
 
+    def input_digest(self) -> str:
+        """Digest of the captions file; empty while there is none."""
+        path = Path(self.path).expanduser()
+        return f"sha256:{file_digest(path)}" if path.is_file() else ""
+
     def _caption(
         self, data: SceneData, view: SceneView, split: str, folder: Path | None, trainer: TrainerOptions
     ) -> Captions:
@@ -77,7 +82,7 @@ class FileCaptioner(Captioner):
             for name, label in zip(named, view.labels, strict=True)
         )
         figures = {"unused": len(matches.unused), "fallbacks": len(lacking), "sentences": sum(map(len, texts))}
-        return Captions(texts, split, self.name, f"sha256:{file_digest(path)}", figures=figures)
+        return Captions(texts, split, self.name, self.input_digest(), figures=figures)
 
     def _match(self, sentences: Sentences, data: SceneData) -> Matches:
         if self.match == "number":

@@ -240,3 +240,13 @@ def test_tables_from_files_name_no_chip(tmp_path, scenes):
     captions = create_captioner("file", path=str(write(tmp_path, "c.json", content))).caption(scenes)
     text = captions.save(tmp_path / "captions.jsonl").read_text("utf-8")
     assert "forest_0" not in text and captions.model.startswith("sha256:")
+
+
+def test_a_changed_file_has_another_digest(tmp_path):
+    captioner = create_captioner("file", path=str(tmp_path / "c.json"))
+    assert captioner.input_digest() == ""
+    digests = []
+    for text in ("a view", "another view"):
+        write(tmp_path, "c.json", {"1.tif": text})
+        digests.append(captioner.input_digest())
+    assert digests[0] != digests[1] and create_captioner("template").input_digest() == ""

@@ -140,7 +140,10 @@ def run(runs, **options):
 
 
 def finished(process):
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=800)
+    finally:
+        process.kill()
     assert process.returncode == 0, output
 
 
