@@ -39,11 +39,13 @@ class LatentBatch(NamedTuple):
         mean: Posterior means, (n, C, h, w).
         logvar: Posterior log-variances, (n, C, h, w).
         label: Class positions, int64 (n,).
+        chip: Positions of the chips in their view of the dataset, int64 (n,): what captions go by.
     """
 
     mean: torch.Tensor
     logvar: torch.Tensor
     label: torch.Tensor
+    chip: torch.Tensor
 
 
 class LatentStore:
@@ -68,6 +70,7 @@ class LatentStore:
             self.label: NDArray[np.int64] = np.asarray(self._array("label")[:])
             self.split: NDArray[np.int8] = np.asarray(self._array("split")[:])
             self.view: NDArray[np.int8] = np.asarray(self._array("view")[:])
+            self.chip = _places(np.asarray(self._array("chip")[:]), self.split)
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise ArtifactError(f"{self.path} holds no latent store ({error}); encode the dataset first") from error
 
@@ -98,7 +101,8 @@ class LatentStore:
         """The samples at these positions, in their order."""
         ordered, back = np.unique(positions, return_inverse=True)
         mean, logvar = (torch.from_numpy(self._array(name).oindex[ordered])[back] for name in ("mean", "logvar"))
-        return LatentBatch(mean, logvar, torch.from_numpy(self.label[positions]))
+        label, chip = (torch.from_numpy(values[positions]) for values in (self.label, self.chip))
+        return LatentBatch(mean, logvar, label, chip)
 
     def reader(self, positions: NDArray[np.int64]) -> Any:
         """A function from positions among these samples to a :class:`LatentBatch`.
@@ -109,7 +113,7 @@ class LatentStore:
         if size > _MAX_IN_MEMORY:
             return lambda which: self.read(positions[which.numpy()])
         held = self.read(positions)
-        return lambda which: LatentBatch(held.mean[which], held.logvar[which], held.label[which])
+        return lambda which: LatentBatch(*(values[which] for values in held))
 
     def _array(self, name: str) -> Any:
         return self._group[name]
@@ -157,6 +161,16 @@ def encode(
                     writer.add(mean, logvar, labels, chips, split, view)
                     bar.update(len(labels))
     return LatentStore(path, codec)
+
+
+def _places(chips: NDArray[np.int64], split: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Place of each sample's chip in its view, int64 (n,): samples stand in the order of the view, lap by lap."""
+    places = np.empty_like(chips)
+    for part in np.unique(split):
+        these = np.flatnonzero(split == part)
+        _, first, which = np.unique(chips[these], return_index=True, return_inverse=True)
+        places[these] = np.argsort(np.argsort(first))[which]
+    return places
 
 
 def _batches(view: SceneView, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]]:

@@ -15,10 +15,12 @@ from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from rsdistill.captions.base import Captions
 from rsdistill.codecs.store import LatentBatch, LatentStore
 from rsdistill.diffusion.formulas import min_snr_weight, predicted_x0, training_target
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.teacher import LatentTeacher
+from rsdistill.diffusion.wording import CaptionTable
 from rsdistill.errors import ModelError
 from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
@@ -50,8 +52,11 @@ class DenoisingOptions:
         batch: Latents a step.
         lr: Peak learning rate.
         warm_up: Share of the steps over which the learning rate rises.
-        snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike.
+        snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike. On small latents the class is
+            decided at high noise, where the weighting all but silences v prediction: see docs/results.md.
         text_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
+        template_share: Where chips have captions, share of samples that are shown the class prompt instead,
+            so that both kinds of prompt work.
         ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
         clip: Largest gradient norm.
         consistency: The classification-consistency loss.
@@ -62,8 +67,9 @@ class DenoisingOptions:
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    snr_gamma: Annotated[float, Field(gt=0)] | None = 5.0
+    snr_gamma: Annotated[float, Field(gt=0)] | None = None
     text_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    template_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     clip: Annotated[float, Field(gt=0)] = 1.0
     consistency: ConsistencyOptions = ConsistencyOptions()
@@ -85,6 +91,7 @@ def train_denoiser(
     seed: int = 0,
     folder: str | Path | None = None,
     trainer: TrainerOptions | None = None,
+    captions: Captions | None = None,
 ) -> DiffusionModel:
     """Train UNet and text encoder on the train latents; resumes from the folder's checkpoint.
 
@@ -97,17 +104,19 @@ def train_denoiser(
         seed: Seed of order, timesteps and noise.
         folder: Where checkpoints and the log go; None keeps none.
         trainer: Devices and the like.
+        captions: Captions of the train chips; without them every chip is shown with its class prompt.
 
     Returns:
         The model, with averaged weights.
 
     Raises:
-        ModelError: If the consistency loss is on and there is no teacher.
+        ModelError: If the consistency loss is on and there is no teacher, or captions are of other chips.
     """
+    table = None if captions is None else CaptionTable(model, captions, len(latents.positions("train")))
     train = latents.positions("train", views=True)
     options = options.limited(len(train))
     batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
-    module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed)
+    module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed, table)
     fit(module, batches, options.steps, folder, trainer, label="train")
     module.keep_average()
     model.unet.eval().requires_grad_(False)
@@ -124,6 +133,7 @@ class DenoisingModule(lightning.LightningModule):
         options: Training options.
         teacher: Frozen classifier of latents.
         seed: Seed of every random draw.
+        captions: Captions of the train chips; None to train on class prompts alone.
 
     Raises:
         ModelError: If the consistency loss is on and there is no teacher.
@@ -139,6 +149,7 @@ class DenoisingModule(lightning.LightningModule):
         options: DenoisingOptions,
         teacher: LatentTeacher | None,
         seed: int,
+        captions: CaptionTable | None = None,
     ) -> None:
         super().__init__()
         if options.consistency.weight and teacher is None:
@@ -151,6 +162,7 @@ class DenoisingModule(lightning.LightningModule):
             self.average.requires_grad_(False)
         # In a list, so that the frozen teacher is neither saved with the model nor trained.
         self._teacher = [teacher]
+        self.captions = captions
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("alpha_bar", model.scheduler.alphas_cumprod.clone(), persistent=False)
 
@@ -164,7 +176,7 @@ class DenoisingModule(lightning.LightningModule):
         empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.text_dropout
         alpha_bar = self.alpha_bar[timesteps]
         noisy = self._mix(clean, noise, alpha_bar)
-        output = self.trained["unet"](noisy, timesteps, self._text(batch.label, empty)).sample
+        output = self.trained["unet"](noisy, timesteps, self._text(batch, empty, generator)).sample
         error = F.mse_loss(output, training_target(clean, noise, alpha_bar, self.prediction), reduction="none")
         weight = self._snr_weight(alpha_bar)
         denoising = (error.mean((1, 2, 3)) * weight).mean()
@@ -205,12 +217,22 @@ class DenoisingModule(lightning.LightningModule):
         decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema)
         return torch.lerp(new, held, decay.to(held))
 
-    def _text(self, labels: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-        """Embeddings of each sample's prompt; every distinct prompt passes the encoder once."""
-        hidden = self.trained["text_encoder"](self.tokens).last_hidden_state
+    def _text(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Embeddings of each sample's text; every distinct text passes the encoder once."""
+        which = torch.where(empty, len(self.tokens) - 1, batch.label)
+        if self.captions is None:
+            return self._embedded(self.tokens, which)
+        rows = len(self.tokens) + self.captions.draw(batch.chip, generator)
+        described = torch.rand(len(empty), generator=generator).to(batch.mean) >= self.options.template_share
+        which = torch.where(described & ~empty, rows, which)
+        distinct, which = torch.unique(which, return_inverse=True)
+        return self._embedded(torch.cat([self.tokens, self.captions.ids])[distinct], which)
+
+    def _embedded(self, tokens: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        hidden = self.trained["text_encoder"](tokens).last_hidden_state
         # A product instead of an index: the gradient of an index adds up in an order that threads decide.
-        which = F.one_hot(torch.where(empty, len(self.tokens) - 1, labels), len(self.tokens))
-        chosen: torch.Tensor = (which.to(hidden) @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
+        one_hot = F.one_hot(which, len(tokens)).to(hidden)
+        chosen: torch.Tensor = (one_hot @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
         return chosen
 
     def _snr_weight(self, alpha_bar: torch.Tensor) -> torch.Tensor:

@@ -70,17 +70,25 @@ class DiffusionModel:
 
     @classmethod
     def from_scratch(
-        cls, preset: PresetName, codec: Codec, captions: Iterable[str], size: int, prediction: Prediction, seed: int
+        cls,
+        preset: PresetName,
+        codec: Codec,
+        prompts: Iterable[str],
+        size: int,
+        prediction: Prediction,
+        seed: int,
+        captions: Iterable[str] = (),
     ) -> DiffusionModel:
         """Build an untrained model whose shape is a preset's.
 
         Args:
             preset: One of ``PRESETS``.
             codec: Fitted codec whose latents it will model.
-            captions: Texts that the tokenizer learns from.
+            prompts: Prompts of the classes, whose words the tokenizer knows.
             size: Side of the chips in pixels.
             prediction: What the UNet predicts.
             seed: Seed of the initial weights.
+            captions: Further texts whose words the tokenizer knows.
 
         Raises:
             UnknownNameError: If the preset is unknown.
@@ -95,7 +103,7 @@ class DiffusionModel:
                 f"latents of {side}x{side} cannot be halved {depth - 1} time(s) for preset '{preset}'; "
                 f"set data.size to a multiple of {codec.factor * 2 ** (depth - 1)}"
             )
-        tokenizer = build_tokenizer(captions, shape.max_tokens)
+        tokenizer = build_tokenizer(prompts, shape.max_tokens, captions)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             text_encoder = build_text_encoder(tokenizer, shape.text_width, shape.text_layers, shape.heads)
@@ -111,6 +119,10 @@ class DiffusionModel:
                 cross_attention_dim=shape.text_width,
                 attention_head_dim=shape.heads,
                 norm_num_groups=_GROUPS,
+                # The prompt as a whole also scales and shifts every block: without it the class is learned slowly.
+                addition_embed_type="text",
+                addition_embed_type_num_heads=shape.heads,
+                resnet_time_scale_shift="scale_shift",
             )
         return cls(codec.autoencoder(), text_encoder, tokenizer, unet, _scheduler(prediction))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,6 +65,10 @@ class Prototypes:
         cluster_size: Members of each prototype's cluster, int64 (n,).
         rests_on: How many original chips each latent is made of, int64 (n,).
         margin: Distance to the nearest other centre minus alpha times that to the own, (n,).
+        prompt: What each prototype's image shall show, in words, (n,); empty until words are found.
+        prompt_figures: Counts made while the prompts were found, such as how many had to be shortened.
+        members: Places in the train view of the chips of each prototype's cluster. They stay in memory:
+            no file says which original chips an image rests on.
     """
 
     latent: torch.Tensor
@@ -71,13 +76,18 @@ class Prototypes:
     cluster_size: NDArray[np.int64]
     rests_on: NDArray[np.int64]
     margin: NDArray[np.float32]
+    prompt: tuple[str, ...] = ()
+    prompt_figures: Mapping[str, int] = field(default_factory=dict)
+    members: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
 
     def to_xarray(self) -> xr.Dataset:
         """The table as an xarray dataset (dims sample, channel, y, x)."""
         import xarray as xr
 
         per_sample = {name: ("sample", getattr(self, name)) for name in _COLUMNS}
-        return xr.Dataset({"latent": (("sample", "channel", "y", "x"), self.latent.numpy()), **per_sample})
+        prompt = ("sample", np.asarray(self.prompt or ("",) * len(self.label), dtype=object))
+        latent = (("sample", "channel", "y", "x"), self.latent.numpy())
+        return xr.Dataset({"latent": latent, **per_sample, "prompt": prompt}, attrs=dict(self.prompt_figures))
 
     @classmethod
     def load(cls, path: str | Path) -> Prototypes:
@@ -91,7 +101,13 @@ class Prototypes:
         try:
             with xr.open_dataset(path, engine="h5netcdf") as opened:
                 table = opened.load()
-            return cls(torch.from_numpy(table["latent"].values), *(table[name].values for name in _COLUMNS))
+            columns: dict[str, Any] = {name: table[name].values for name in _COLUMNS}
+            return cls(
+                torch.from_numpy(table["latent"].values),
+                **columns,
+                prompt=tuple(str(text) for text in table["prompt"].values),
+                prompt_figures={str(name): int(count) for name, count in table.attrs.items()},
+            )
         except (OSError, KeyError) as error:
             raise ArtifactError(f"{path} cannot be read as prototypes ({error}); find them again") from error
 
@@ -101,6 +117,7 @@ class Prototypes:
             "smallest_cluster": int(self.cluster_size.min()),
             "singletons": int((self.cluster_size == 1).sum()),
             "rests_on_at_least": int(self.rests_on.min()),
+            **self.prompt_figures,
         }
 
 
@@ -131,10 +148,14 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
                 f"or leave the class out with data.classes"
             )
         means = latents.read(members).mean
-        found.append(_of_class(means, int(label), ipc, options, derived_seed(seed, int(label)) % 2**31))
+        of_class = _of_class(means, int(label), ipc, options, derived_seed(seed, int(label)) % 2**31)
+        chips = latents.chip[members]
+        found.append(replace(of_class, members=tuple(chips[of_cluster] for of_cluster in of_class.members)))
+    columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in found]) for name in _COLUMNS}
     return Prototypes(
         torch.cat([p.latent for p in found]),
-        *(np.concatenate([getattr(p, name) for p in found]) for name in _COLUMNS),
+        **columns,
+        members=tuple(of_cluster for p in found for of_cluster in p.members),
     )
 
 
@@ -167,7 +188,14 @@ def _by_margin(means: torch.Tensor, label: int, ipc: int, options: PrototypeOpti
         margin.append(margins[best])
     size = np.asarray(sizes, np.int64)
     rests_on = np.ones_like(size) if options.kind == "representative" else size
-    return Prototypes(torch.stack(latent), np.full(ipc, label), size, rests_on, np.asarray(margin, np.float32))
+    return Prototypes(
+        torch.stack(latent),
+        np.full(ipc, label),
+        size,
+        rests_on,
+        np.asarray(margin, np.float32),
+        members=tuple(np.flatnonzero(members_of == cluster) for cluster in range(ipc)),
+    )
 
 
 def _shared(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
@@ -186,6 +214,7 @@ def _shared(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions
         np.bincount(members_of)[each],
         np.bincount(members_of)[each],
         np.asarray([margins[members_of == cluster].mean() for cluster in each], np.float32),
+        members=tuple(np.flatnonzero(members_of == cluster) for cluster in each),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,23 +12,28 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _SUFFIX = "</w>"
 _VOCABULARY = 2048
+_CAPTION_VOCABULARY = 8192
 
 
-def build_tokenizer(corpus: Iterable[str], max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges spell the words of the captions at hand.
+def build_tokenizer(prompts: Iterable[str], max_tokens: int, captions: Iterable[str] = ()) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges spell the words of the prompts and captions at hand.
 
     Every byte is in the vocabulary, so any later text can be encoded too.
 
     Args:
-        corpus: Texts whose words become tokens.
+        prompts: Prompts of the classes.
         max_tokens: Longest sequence, start and end included.
+        captions: Further texts; each of their words becomes one token, the most common ones first
+            where there are too many.
 
     Returns:
         A tokenizer that ``transformers`` saves and loads like CLIP's own.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Words apart, as CLIP's own splitting has them: a blank never becomes part of a token.
-    merges: Any = _merges(sorted({word for text in corpus for word in text.lower().split()}))
+    merges: Any = _merges(sorted({word for text in prompts for word in text.lower().split()}))
+    counts = Counter(word for text in captions for word in text.lower().split())
+    merges = _extended(merges, sorted(counts, key=lambda word: (-counts[word], word)))
     symbols = [*alphabet, *(letter + _SUFFIX for letter in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys([*symbols, _START, _END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
@@ -66,3 +72,40 @@ def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
                 merges[built, symbol] = None
                 built += symbol
     return list(merges)[:_VOCABULARY]
+
+
+def _extended(merges: list[tuple[str, str]], words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges that make one token of each further word too, as many words as there is room for.
+
+    What a word is spelt by so far is joined from its start. New merges come last, so that no word
+    before is spelt otherwise.
+    """
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    for word in words:
+        for piece, _ in splitter.pre_tokenize_str(word):
+            built, *rest = _spelt([*piece[:-1], piece[-1] + _SUFFIX], ranks)
+            for symbol in rest:
+                ranks[built, symbol] = len(ranks)
+                built += symbol
+        if len(ranks) >= _CAPTION_VOCABULARY:
+            break
+    return list(ranks)
+
+
+def _spelt(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Symbols after all merges, the first in rank being carried out first, as byte-pair encoding does."""
+    while True:
+        pairs = [pair for pair in zip(symbols, symbols[1:], strict=False) if pair in ranks]
+        if not pairs:
+            return symbols
+        first = min(pairs, key=ranks.__getitem__)
+        joined, position = [], 0
+        while position < len(symbols):
+            if tuple(symbols[position : position + 2]) == first:
+                joined.append("".join(first))
+                position += 2
+            else:
+                joined.append(symbols[position])
+                position += 1
+        symbols = joined

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rsdistill.captions.base import Captions
 from rsdistill.codecs.store import LatentStore
 from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.origin import split_digest
 from rsdistill.diffusion.prototypes import Prototypes
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import DatasetError, ModelError
 from rsdistill.options import plain
 from rsdistill.provenance import REAL, SYNTHETIC, library_versions
 from rsdistill.registry import Registry
-from rsdistill.training import TrainerOptions
+from rsdistill.training import TrainerOptions, derived_seed
+
+# Stream of random numbers of further candidates.
+_REDRAW = 60
 
 
 class Distiller(ABC):
@@ -31,17 +38,23 @@ class Distiller(ABC):
         fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``.
         uses_prototypes: Whether :meth:`find_prototypes` is implemented.
         uses_latents: Whether :meth:`fit` needs a latent store.
+        uses_captions: Whether captions of the train chips make a difference.
         real_pixels: Whether the images of its sets are, or hold, pixels of real chips.
         data_: The dataset fitted to.
         latents_: Its latents, None for methods that need none.
+        captions_: Captions of its train chips, None for class prompts alone.
+        write_: Answers a request in plain text: the captioner's own model, to sum captions up; or None.
     """
 
     fit_stages: ClassVar[tuple[str, ...]] = ()
     uses_latents: ClassVar[bool] = False
+    uses_captions: ClassVar[bool] = False
     uses_prototypes: ClassVar[bool] = False
     real_pixels: ClassVar[bool] = False
     data_: SceneData
     latents_: LatentStore | None
+    captions_: Captions | None
+    write_: Callable[[str], str] | None
 
     def fit(
         self,
@@ -49,6 +62,7 @@ class Distiller(ABC):
         latents: LatentStore | None = None,
         folder: str | Path | None = None,
         trainer: TrainerOptions | None = None,
+        captions: Captions | None = None,
     ) -> Self:
         """Learn what is needed from the train view.
 
@@ -57,20 +71,27 @@ class Distiller(ABC):
             latents: Its latents; needed where :attr:`uses_latents` is set.
             folder: Where checkpoints go, to resume from; None keeps none.
             trainer: Devices and the like.
+            captions: Captions of the train chips, for methods that use them.
 
         Raises:
             ModelError: If latents are needed and missing.
         """
-        self.attach(data, latents)
+        self.attach(data, latents, captions)
         for stage in self.fit_stages:
             self.fit_stage(stage, None if folder is None else Path(folder) / stage, trainer)
         return self
 
-    def attach(self, data: SceneData, latents: LatentStore | None = None) -> Self:
-        """Name the dataset and latents, without learning anything yet."""
+    def attach(
+        self,
+        data: SceneData,
+        latents: LatentStore | None = None,
+        captions: Captions | None = None,
+        write: Callable[[str], str] | None = None,
+    ) -> Self:
+        """Name the dataset, its latents and captions and who sums captions up, without learning anything yet."""
         if self.uses_latents and latents is None:
             raise ModelError(f"method '{method_name(self)}' needs latents; pass those of rsdistill.encode")
-        self.data_, self.latents_ = data, latents
+        self.data_, self.latents_, self.captions_, self.write_ = data, latents, captions, write
         return self
 
     def fitted(self) -> SceneData:
@@ -128,6 +149,26 @@ class Distiller(ABC):
             DatasetError: If a class has fewer train chips than ``ipc``.
         """
 
+    def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
+        """Draw further candidates for some images of the set that :meth:`distill` makes with the same arguments.
+
+        By default they stand at the same positions of a set with another seed. A method that draws image
+        by image, or for which the seed plays no part, does better to implement this itself.
+
+        Args:
+            ipc: Images per class.
+            seed: Seed of the set.
+            positions: Positions in the set, (n,).
+            attempt: Number of the round, from 1; each brings other images.
+
+        Returns:
+            A set of n images, of the same classes as those at the positions and in the same order.
+
+        Raises:
+            DatasetError: If there is no further candidate.
+        """
+        return self.distill(ipc, derived_seed(seed, _REDRAW, attempt) % 2**31).subset(positions)
+
     def manifest(self, ipc: int, seed: int) -> dict[str, Any]:
         """What every set says of its making: method, seed, versions, dataset, licence, source type."""
         data = self.fitted()
@@ -137,6 +178,7 @@ class Distiller(ABC):
             "ipc": ipc,
             "seed": seed,
             "dataset": {"name": data.name, "licence": data.licence, "citation": data.citation},
+            "split": split_digest(data),
             "digital_source_type": REAL if self.real_pixels else SYNTHETIC,
             "versions": library_versions(),
             **({} if data.policy is None else {"policy": data.policy.to_dict()}),

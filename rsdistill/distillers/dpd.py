@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.captions import TEMPLATE, class_prompts
+from rsdistill.captions.aggregate import AggregationOptions, aggregate
 from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
 from rsdistill.diffusion.model import PRESETS, DiffusionModel, Prediction, PresetName
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
 from rsdistill.diffusion.sampling import SamplingOptions, sample
-from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, margin, train_teacher
+from rsdistill.diffusion.selection import SelectionOptions
+from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
+from rsdistill.diffusion.text import build_tokenizer
+from rsdistill.diffusion.wording import count_cut, sentences
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
+from rsdistill.distillers.choosing import SoftLabelOptions, choose
 from rsdistill.errors import ModelError
 from rsdistill.training import TrainerOptions, derived_seed, resolve_device
 
@@ -36,19 +43,22 @@ class DPD(Distiller):
     Args:
         preset: Shape of the diffusion model trained from scratch.
         prediction: What the denoiser predicts.
-        prompt: Template of the prompts, ``{name}`` stands for the readable class name.
+        prompt: Template of the class prompts, ``{name}`` stands for the readable class name.
         teacher: Options of the latent teacher.
         training: Options of the denoiser's training.
         prototypes: Options of the prototypes.
+        aggregation: How the captions of a prototype's cluster become its prompt, where there are captions.
         sampling: Options of the sampling and its guidance.
-        candidates: Tiles drawn for each prototype, of which the teacher keeps the one with the
-            largest target-logit margin.
+        candidates: Tiles drawn for each prototype, of which one is kept.
+        selection: How it is chosen.
+        soft_labels: Soft labels from the teacher, kept beside the hard ones.
         seed: Seed of everything learned.
     """
 
     name = "dpd"
     fit_stages = ("teacher", "train")
     uses_latents = True
+    uses_captions = True
     uses_prototypes = True
 
     def __init__(
@@ -59,13 +69,17 @@ class DPD(Distiller):
         teacher: TeacherOptions = TeacherOptions(),
         training: DenoisingOptions = DenoisingOptions(),
         prototypes: PrototypeOptions = PrototypeOptions(),
+        aggregation: AggregationOptions = AggregationOptions(),
         sampling: SamplingOptions = SamplingOptions(),
         candidates: Annotated[int, Field(ge=1)] = 4,
+        selection: SelectionOptions = SelectionOptions(),
+        soft_labels: SoftLabelOptions = SoftLabelOptions(),
         seed: int = 0,
     ) -> None:
         self.preset, self.prediction, self.prompt = preset, prediction, prompt
         self.teacher, self.training, self.prototypes, self.sampling = teacher, training, prototypes, sampling
-        self.candidates, self.seed = candidates, seed
+        self.aggregation, self.candidates, self.seed = aggregation, candidates, seed
+        self.selection, self.soft_labels = selection, soft_labels
         self.teacher_: LatentTeacher | None = None
         self.model_: DiffusionModel | None = None
         self.prototypes_: dict[int, Prototypes] = {}
@@ -82,14 +96,16 @@ class DPD(Distiller):
         prompts = class_prompts(self.data_.classes, self.prompt)
         size = self.data_.train[0]["image"].shape[-1]
         codec = self._latents().codec
+        captions = self.captions_
         model = DiffusionModel.from_scratch(
-            self.preset, codec, prompts, size, self.prediction, derived_seed(self.seed, 30)
+            self.preset, codec, prompts, size, self.prediction, derived_seed(self.seed, 30), sentences(captions)
         )
         self.model_ = train_denoiser(
-            model, self._latents(), prompts, self.training, self.teacher_, self.seed, folder, trainer
+            model, self._latents(), prompts, self.training, self.teacher_, self.seed, folder, trainer, captions
         )
         taken = self.training.limited(len(self._latents().positions("train", views=True))).steps
-        return {"steps": taken, "parameters": sum(p.numel() for p in model.unet.parameters())}
+        cut = {} if captions is None else {"captions_cut": count_cut(model, captions)}
+        return {"steps": taken, "parameters": sum(p.numel() for p in model.unet.parameters()), **cut}
 
     def save_stage(self, stage: str, folder: Path) -> None:
         """Write the teacher, or the model in diffusers' format."""
@@ -117,8 +133,8 @@ class DPD(Distiller):
         names = {
             "teacher": ("teacher", "seed"),
             "train": ("preset", "prediction", "prompt", "training", "seed"),
-            "prototypes": ("prototypes", "seed"),
-            "distill": ("prompt", "sampling", "candidates", "seed"),
+            "prototypes": ("preset", "prompt", "prototypes", "aggregation", "seed"),
+            "distill": ("sampling", "candidates", "selection", "soft_labels", "seed"),
         }[stage]
         return {name: getattr(self, name) for name in names}
 
@@ -126,8 +142,27 @@ class DPD(Distiller):
         """Prototypes for so many images per class, found once."""
         if ipc not in self.prototypes_:
             check_class_sizes(self.fitted(), ipc)
-            self.prototypes_[ipc] = find_prototypes(self._latents(), ipc, self.prototypes, self.seed)
+            table = find_prototypes(self._latents(), ipc, self.prototypes, self.seed)
+            self.prototypes_[ipc] = self._with_prompts(table)
         return self.prototypes_[ipc]
+
+    def _with_prompts(self, table: Prototypes) -> Prototypes:
+        """The table with a prompt for each prototype, out of the captions of its cluster."""
+        captions, classes = self.captions_, self.data_.classes
+        prompts = class_prompts(classes, self.prompt)
+        heads = [prompts[label] for label in table.label]
+        if captions is None:
+            return replace(table, prompt=tuple(heads))
+        words = aggregate(
+            [[captions.texts[chip] for chip in chips] for chips in table.members],
+            [classes[label].name for label in table.label],
+            heads,
+            build_tokenizer(prompts, PRESETS[self.preset].max_tokens, sentences(captions)),
+            self.aggregation,
+            write=self.write_,
+        )
+        figures = {"prompts_shortened": words.shortened, "prompts_bare": words.bare}
+        return replace(table, prompt=tuple(words.prompts), prompt_figures=figures)
 
     def use_prototypes(self, ipc: int, table: Prototypes) -> None:
         """See :meth:`Distiller.use_prototypes`."""
@@ -136,39 +171,52 @@ class DPD(Distiller):
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Draw candidates for each prototype and keep the best; see :meth:`Distiller.distill`."""
         check_class_sizes(self.fitted(), ipc)
-        table = self.find_prototypes(ipc)
-        latents, labels, scores = self._draw(table, seed)
-        prompts = class_prompts(self.data_.classes, self.prompt)
+        return self._made(ipc, seed, np.arange(len(self.find_prototypes(ipc).label)))
+
+    def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
+        """Further candidates for the prototypes at these positions; see :meth:`Distiller.redraw`."""
+        return self._made(ipc, seed, np.asarray(positions), attempt)
+
+    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], attempt: int = 0) -> DistilledSet:
+        """Tiles of some slots of the prototype table."""
+        table, teacher = self.find_prototypes(ipc), self._fitted()[1]
+        drawn, labels = self._candidates(table, slots, seed, attempt), table.label[slots]
+        choice = choose(drawn, labels, self.candidates, self._latents(), teacher, self.selection)
         return DistilledSet(
-            image=self._decode(latents),
-            label=labels.numpy(),
+            image=self._decode(drawn[torch.from_numpy(choice.position)]),
+            label=labels,
             classes=self.data_.classes,
             bands=self.data_.bands,
             gsd=self.data_.gsd,
-            manifest=self.manifest(ipc, seed) | {"prototypes": table.summary()},
-            caption=[prompts[label] for label in labels],
-            score=scores.numpy(),
+            manifest=self.manifest(ipc, seed)
+            | {"prototypes": table.summary(), "selection": choice.summary(), **self._provenance()},
+            soft_label=self.soft_labels.of(choice.logits),
+            caption=[table.prompt[slot] for slot in slots],
+            score=choice.margin,
         )
 
-    def _draw(self, table: Prototypes, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Best candidate's latent, label and margin for each prototype."""
-        if self.model_ is None or self.teacher_ is None:
-            raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
-        repeated = torch.arange(len(table.label)).repeat_interleave(self.candidates)
-        labels = torch.from_numpy(table.label)[repeated]
-        prompts = class_prompts(self.data_.classes, self.prompt)
-        drawn = sample(
-            self.model_,
-            [prompts[label] for label in labels],
-            [derived_seed(self.seed, 31, seed, running) for running in range(len(repeated))],
-            table.latent[repeated],
+    def _candidates(self, table: Prototypes, slots: NDArray[np.int64], seed: int, attempt: int) -> torch.Tensor:
+        """Candidate latents (slots x candidates, C, h, w) of some slots of the table; another attempt gives others."""
+        model = self._fitted()[0]
+        repeated = np.repeat(slots, self.candidates)
+        numbers = [slot * self.candidates + n for slot in slots.tolist() for n in range(self.candidates)]
+        more = (attempt,) if attempt else ()
+        return sample(
+            model,
+            [table.prompt[slot] for slot in repeated],
+            [derived_seed(self.seed, 31, seed, number, *more) for number in numbers],
+            table.latent[torch.from_numpy(repeated)],
             self.sampling,
             self.progress_,
         )
-        device = next(self.teacher_.parameters()).device
-        margins = torch.cat([margin(self.teacher_(z.to(device)).cpu(), y) for z, y in _parts(drawn, labels)])
-        best = margins.reshape(-1, self.candidates).argmax(dim=1) + torch.arange(len(table.label)) * self.candidates
-        return drawn[best], labels[best], margins[best]
+
+    def _fitted(self) -> tuple[DiffusionModel, LatentTeacher]:
+        if self.model_ is None or self.teacher_ is None:
+            raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
+        return self.model_, self.teacher_
+
+    def _provenance(self) -> dict[str, Any]:
+        return {} if self.captions_ is None else {"captions": self.captions_.provenance()}
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray[Any, Any]:
         codec = self._latents().codec
@@ -180,7 +228,3 @@ class DPD(Distiller):
             raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
         assert self.latents_ is not None
         return self.latents_
-
-
-def _parts(latents: torch.Tensor, labels: torch.Tensor) -> Any:
-    return zip(latents.split(_DECODE_BATCH), labels.split(_DECODE_BATCH), strict=True)

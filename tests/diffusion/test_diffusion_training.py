@@ -80,11 +80,11 @@ def test_the_consistency_loss_needs_a_teacher(build, prompts, tiny_latents, quie
         train_denoiser(build(), tiny_latents, prompts, options, trainer=quiet)
 
 
-def test_text_dropout_empties_prompts(build, prompts):
-    module = module_of(build(), prompts, OPTIONS)
-    empty = module._text(torch.tensor([0, 1]), torch.tensor([True, False]))
+def test_text_dropout_empties_prompts(build, prompts, tiny_latents):
+    module, batch = module_of(build(), prompts, OPTIONS), tiny_latents.read(tiny_latents.positions("train")[[0, 9]])
+    empty = module._text(batch, torch.tensor([True, False]), torch.Generator())
     wanted = module.trained["text_encoder"](module.tokens).last_hidden_state
-    assert torch.equal(empty[0], wanted[-1]) and torch.equal(empty[1], wanted[1])
+    assert torch.equal(empty[0], wanted[-1]) and torch.equal(empty[1], wanted[batch.label[1]])
 
 
 def test_the_average_follows_the_weights(build, prompts):

@@ -1,0 +1,293 @@
+"""Terms of captions: words and pairs of words, merged by stem and synonym, weighed by class-based TF-IDF."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+Key = tuple[str, ...]
+
+# Words that scene captions use for one thing, the first of each line standing for the others.
+_SYNONYMS = """
+airplane aeroplane aircraft plane jet
+boat ship vessel yacht
+car automobile vehicle
+forest woodland wood
+grass lawn turf
+house home dwelling
+ocean sea
+pool swimming-pool
+road street lane
+rock boulder
+soil dirt earth
+bare barren
+dense densely crowded packed
+dry arid parched
+grey gray
+large big huge
+narrow thin
+rectangular oblong
+round circular
+small little tiny
+sparse sparsely scattered
+wide broad
+"""
+_FIRST = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() for word in line.split()}
+
+# Words about the picture, verbs that place things, and words that count them: they describe no land.
+_SAYS_NOTHING = frozenset(
+    [
+        "aerial",
+        "area",
+        "background",
+        "caption",
+        "centre",
+        "center",
+        "close",
+        "contain",
+        "contains",
+        "containing",
+        "consist",
+        "consists",
+        "contour",
+        "corner",
+        "cover",
+        "covered",
+        "covering",
+        "covers",
+        "cross",
+        "crosses",
+        "crossing",
+        "different",
+        "distance",
+        "edge",
+        "exist",
+        "feature",
+        "features",
+        "flow",
+        "flowing",
+        "flows",
+        "foreground",
+        "frame",
+        "image",
+        "imagery",
+        "left",
+        "lie",
+        "lies",
+        "line",
+        "lined",
+        "lines",
+        "locate",
+        "located",
+        "location",
+        "look",
+        "looks",
+        "lot",
+        "lots",
+        "middle",
+        "near",
+        "nearby",
+        "next",
+        "overhead",
+        "park",
+        "parked",
+        "pass",
+        "passes",
+        "passing",
+        "photo",
+        "photograph",
+        "piece",
+        "pieces",
+        "picture",
+        "place",
+        "placed",
+        "region",
+        "remote",
+        "right",
+        "run",
+        "running",
+        "runs",
+        "satellite",
+        "scene",
+        "seen",
+        "sensing",
+        "shot",
+        "show",
+        "showing",
+        "shown",
+        "shows",
+        "sit",
+        "sits",
+        "situate",
+        "situated",
+        "stand",
+        "standing",
+        "stands",
+        "stretch",
+        "stretches",
+        "surround",
+        "surrounded",
+        "surrounding",
+        "surrounds",
+        "top",
+        "view",
+        "visible",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "dozen",
+        "dozens",
+        "hundred",
+        "several",
+        "various",
+        "numerous",
+        "multiple",
+        "left-hand",
+        "right-hand",
+        "upper",
+        "lower",
+    ]
+)
+# Stop words of other kinds of text that tell scenes apart.
+_TELLS = frozenset(("empty", "fire", "full", "thick", "thin"))
+_STOP_WORDS = (ENGLISH_STOP_WORDS | _SAYS_NOTHING) - _TELLS
+
+_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+# Between two words of a pair there is nothing but a blank.
+_APART = re.compile(r"\S")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word or a pair of words that stands out in a cluster.
+
+    Attributes:
+        text: Its most common spelling in the cluster.
+        key: Its words, each as stem or first synonym.
+        chips: How many of the cluster's chips it is said of.
+        score: Class-based TF-IDF.
+    """
+
+    text: str
+    key: Key
+    chips: int
+    score: float
+
+
+def stem(word: str) -> str:
+    """A word without its plural ending, by the three rules of Harman's S stemmer (JASIS 42(1), 1991)."""
+    if word.endswith("ies") and not word.endswith(("eies", "aies")):
+        return word[:-3] + "y"
+    if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
+        return word[:-1]
+    if word.endswith("s") and not word.endswith(("us", "ss")):
+        return word[:-1]
+    return word
+
+
+def word_key(word: str) -> str:
+    """What stands for a word: its stem, or the first of its synonyms."""
+    stemmed = stem(word.lower())
+    return _FIRST.get(stemmed, _FIRST.get(word.lower(), stemmed))
+
+
+def weigh_terms(clusters: Sequence[Sequence[Sequence[str]]], names: Sequence[str]) -> list[list[Term]]:
+    """Terms of each cluster with their class-based TF-IDF, best first.
+
+    With one "document" a cluster, the weight of term x in cluster c is ``tf(x, c)·log(1 + A/f(x))``:
+    tf is the share of x among the terms of c, f how often x stands in all clusters and A the mean
+    number of terms of a cluster (Grootendorst, arXiv 2203.05794). A chip counts a term once,
+    however many of its sentences hold it. Words of the class name are left out: every prompt of
+    the class says them anyway.
+
+    Args:
+        clusters: For each cluster, for each of its chips, its sentences.
+        names: Readable class name of each cluster.
+
+    Returns:
+        Terms of each cluster, by falling score, then by text.
+    """
+    counts, spellings = [], []
+    for chips, name in zip(clusters, names, strict=True):
+        known = {word_key(word) for word in _WORD.findall(name)}
+        count: Counter[Key] = Counter()
+        spelling: Counter[tuple[Key, str]] = Counter()
+        for sentences in chips:
+            found = {term for sentence in sentences for term in _terms_of(sentence, known)}
+            count.update({key for key, _ in found})
+            spelling.update(found)
+        counts.append(count)
+        spellings.append(spelling)
+    overall = sum(counts, Counter())
+    mean = overall.total() / max(1, len(counts))
+    return [_ranked(count, spelling, overall, mean) for count, spelling in zip(counts, spellings, strict=True)]
+
+
+def choose_terms(terms: Sequence[Term], most: int, least_chips: int) -> list[Term]:
+    """Terms that describe a cluster together, none saying again what another says.
+
+    A pair is taken in place of a word of it where it is said of half as many chips or more: "dry
+    fields" rather than "fields".
+
+    Args:
+        terms: Terms of the cluster, best first.
+        most: How many to choose at most.
+        least_chips: Chips that a term must be said of.
+    """
+    often = [term for term in terms if term.chips >= least_chips]
+    pairs = [term for term in often if len(term.key) > 1]
+    chosen: list[Term] = []
+    for term in often:
+        if len(chosen) == most:
+            break
+        if _repeats(term, chosen):
+            continue
+        wider = (pair for pair in pairs if set(term.key) < set(pair.key) and 2 * pair.chips >= term.chips)
+        chosen.append(next((pair for pair in wider if not _repeats(pair, chosen)), term))
+    return chosen
+
+
+def _ranked(count: Counter[Key], spelling: Counter[tuple[Key, str]], overall: Counter[Key], mean: float) -> list[Term]:
+    texts: dict[Key, str] = {}
+    for (key, text), _ in sorted(spelling.items(), key=lambda item: (-item[1], item[0])):
+        texts.setdefault(key, text)
+    total = max(1, count.total())
+    terms = [
+        Term(texts[key], key, chips, chips / total * math.log(1.0 + mean / overall[key]))
+        for key, chips in count.items()
+    ]
+    # Rounded, so that sums in another order do not swap equals.
+    return sorted(terms, key=lambda term: (-round(term.score, 12), term.text))
+
+
+def _terms_of(sentence: str, known: set[str]) -> Iterable[tuple[Key, str]]:
+    """Words and pairs of neighbouring words of a sentence that say something, with their spelling."""
+    before: tuple[str, str, int] | None = None
+    lowered = sentence.lower()
+    for match in _WORD.finditer(lowered):
+        word, key = match.group(), word_key(match.group())
+        if word in _STOP_WORDS or key in known or len(word) == 1:
+            before = None
+            continue
+        yield (key,), word
+        if before and not _APART.search(lowered[before[2] : match.start()]) and before[0] != key:
+            yield (before[0], key), f"{before[1]} {word}"
+        before = key, word, match.end()
+
+
+def _repeats(term: Term, chosen: Iterable[Term]) -> bool:
+    """Whether a chosen term says the same thing: what it is about comes last in English."""
+    return any(term.key[-1] in other.key or other.key[-1] in term.key for other in chosen)
