@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from pydantic import Field
@@ -14,7 +14,7 @@ from pydantic import Field
 from rsdistill.bands import BandSet
 from rsdistill.codecs.autoencoder import AutoencoderCodec, CodecTraining
 from rsdistill.codecs.base import CODECS
-from rsdistill.codecs.klt import fit_klt, start_at_klt
+from rsdistill.codecs.klt import fit_klt, fit_synthesis, sample_blocks, start_at_klt
 from rsdistill.codecs.losses import LossOptions
 from rsdistill.errors import CodecError, OptionError
 
@@ -30,7 +30,8 @@ class KLCodec(AutoencoderCodec):
     """A small ``diffusers.AutoencoderKL`` trained on normalised chips by a spectral loss and a KL term.
 
     With one resolution (``block_channels`` of one width) it starts at block PCA instead of at random
-    weights, and is as good as that before its first step: what to use where compute is short. With
+    weights, decodes each block with the help of its neighbours, and is better than block PCA before its
+    first step: what to use where compute is short. With
     ``patch`` above 1 the autoencoder sees patches of pixels as channels, so images that a stock
     diffusers pipeline decodes want ``torch.nn.functional.pixel_shuffle`` after it.
 
@@ -116,8 +117,10 @@ class KLCodec(AutoencoderCodec):
                     f"codec '{self.name}' cannot start {self._latent_channels} latent channels from patches of "
                     f"{channels} values; raise codec.patch or lower codec.latent_channels"
                 )
-            blocks = F.pixel_unshuffle(self._normalised(sample), self.patch)
-            start_at_klt(vae, *fit_klt(blocks, self._latent_channels, self.seed % 2**31))
+            order = np.random.default_rng(self.seed).permutation(len(sample))
+            blocks = sample_blocks(self._normalised(sample[order]), self.patch)
+            mean, components, deviations = fit_klt(blocks, self._latent_channels, self.seed % 2**31)
+            start_at_klt(vae, mean, components, deviations, fit_synthesis(blocks, mean, components))
         return vae
 
     def _training(self, weights: torch.Tensor) -> CodecTraining:
