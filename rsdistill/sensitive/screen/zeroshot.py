@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from rsdistill.audit.pixels import resize, spread
@@ -69,14 +70,14 @@ class _Clip:
 
         try:
             tokenizer = CLIPTokenizer.from_pretrained(model)
-            self._model: Any = CLIPModel.from_pretrained(model, use_safetensors=True)
+            loaded: nn.Module = CLIPModel.from_pretrained(model, use_safetensors=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise ModelError(
                 f"option screen.clip: CLIP model '{model}' cannot be loaded ({first_line}); name a folder or hub id "
                 f"of a CLIPModel with safetensors, or leave it out"
             ) from error
-        self._model.to(device).eval()
+        self._model: Any = loaded.to(device).eval()
         self._device = device
         self._bands = data.bands.composite(NATURAL_COLOUR)
         allowed = np.flatnonzero(~excluded[data.train.labels])
