@@ -235,6 +235,28 @@ def get_bands(sensor: str, names: Sequence[str] | None = None) -> BandSet:
     return bands if names is None else bands.select(names)
 
 
+def find_bands(names: Sequence[str], dtype: str) -> BandSet:
+    """Bands by name alone, of a sensor that has them all.
+
+    Args:
+        names: Band names in the order wanted.
+        dtype: Type of the pixels; among several such sensors one of this type is taken.
+
+    Raises:
+        UnknownNameError: If no sensor has all of them; a name that none has is named.
+    """
+    sensors = sorted((get_bands(name) for name in list_sensors()), key=lambda bands: bands.dtype != dtype)
+    for bands in sensors:
+        try:
+            return bands.select(names)
+        except UnknownNameError:
+            continue
+    known = sorted({name for bands in sensors for name in bands.names})
+    folded = {_folded(name) for name in known}
+    strange = next((name for name in names if _folded(name) not in folded), ", ".join(names))
+    raise UnknownNameError("band", strange, known)
+
+
 def check_count(image_bands: int, bands: BandSet, where: str) -> None:
     """Refuse a chip whose number of planes differs from its band set.
 
@@ -253,7 +275,7 @@ def parse_bands(spec: str | Sequence[str] | dict[str, Any], default: BandSet) ->
 
     Args:
         spec: ``"sentinel2"``, ``["B04", "B03", "B02"]`` or a mapping as of :meth:`BandSet.to_dict`.
-        default: The set that band names refer to.
+        default: The set that band names refer to; names that it lacks are those of the sensor that has them all.
 
     Raises:
         UnknownNameError: If a sensor or band is unknown.
@@ -262,7 +284,10 @@ def parse_bands(spec: str | Sequence[str] | dict[str, Any], default: BandSet) ->
     if isinstance(spec, str):
         return get_bands(spec)
     if not isinstance(spec, dict):
-        return default.select(list(spec))
+        try:
+            return default.select(list(spec))
+        except UnknownNameError:
+            return find_bands(list(spec), default.dtype)
     try:
         return BandSet.from_dict({**default.to_dict(), **spec})
     except (KeyError, TypeError) as error:

@@ -44,8 +44,12 @@ class Normalisation:
     std: torch.Tensor
 
     @classmethod
-    def of(cls, images: torch.Tensor) -> Normalisation:
+    def of(cls, images: torch.Tensor, bands: BandSet | None = None) -> Normalisation:
         """Take the statistics of images (n, B, H, W) in sensor units; NaN marks invalid pixels.
+
+        Args:
+            images: The images.
+            bands: Their bands, which messages then name.
 
         Raises:
             DatasetError: If a band has no valid pixel at all.
@@ -53,7 +57,8 @@ class Normalisation:
         planes = images.movedim(1, 0).flatten(1).double().numpy()
         empty = np.flatnonzero(~np.isfinite(planes).any(axis=1))
         if empty.size:
-            raise DatasetError(f"band number {empty[0]} has no valid pixel in the training chips; leave the band out")
+            name = f"'{bands.names[empty[0]]}'" if bands is not None else f"number {empty[0]}"
+            raise DatasetError(f"band {name} has no valid pixel in the training chips; leave it out with data.bands")
         low, high = np.nanpercentile(planes, [0.1, 99.9], axis=1)
         cut = np.clip(planes, low[:, None], high[:, None])
         std = np.nanstd(cut, axis=1)
@@ -115,7 +120,8 @@ class RealChips:
             size: Side of the copies in pixels; None keeps the chips' own size.
         """
         train, val, test = (read_chips(view, data.bands, size) for view in (data.train, data.val, data.test))
-        return cls(train, val, test, Normalisation.of(train.images[spread(len(train), _STATISTICS_CHIPS)]))
+        some = train.images[spread(len(train), _STATISTICS_CHIPS)]
+        return cls(train, val, test, Normalisation.of(some, data.bands))
 
     @property
     def held_out(self) -> Chips:

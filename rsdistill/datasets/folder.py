@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rsdistill.bands import BandSet, get_bands, list_sensors, parse_bands
+from rsdistill.bands import BandSet, find_bands, get_bands, list_sensors, parse_bands
 from rsdistill.classes import ClassInfo, readable
 from rsdistill.datasets.base import DATASETS
 from rsdistill.datasets.chipfiles import Facts, FileScenes, chosen_classes, class_files, class_folders, require_root
 from rsdistill.datasets.reading import RawChip, read_file
-from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, UnknownNameError
+from rsdistill.errors import BandError, ChipError, DatasetError, OptionError
 
 # So many files, spread over the dataset, tell what a typical one is like.
 _SAMPLED = 9
@@ -112,23 +112,10 @@ def _bands(spec: str | Sequence[str] | dict[str, Any] | None, typical: RawChip, 
     elif isinstance(spec, str | dict):
         bands = parse_bands(spec, get_bands("rgb"))
     else:
-        bands = _named(list(spec), dtype)
+        bands = find_bands(list(spec), dtype)
     if bands.nodata is None and typical.nodata is not None:
         bands = replace(bands, nodata=typical.nodata)
     return bands
-
-
-def _named(names: list[str], dtype: str) -> BandSet:
-    """Bands by name alone, of the sensor that has them all and such a type."""
-    sensors = [get_bands(name) for name in list_sensors()]
-    for bands in sorted(sensors, key=lambda b: b.dtype != dtype):
-        try:
-            return bands.select(names)
-        except UnknownNameError:
-            continue
-    known = sorted({name for bands in sensors for name in bands.names})
-    strange = next((name for name in names if name not in known), ", ".join(names))
-    raise UnknownNameError("band", strange, known)
 
 
 def _gsd(given: float | None, typical: RawChip, folder: Path) -> float:

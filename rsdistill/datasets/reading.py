@@ -214,7 +214,7 @@ def _described_plane(described: list[str], stored: BandSet, name: str, where: st
 
 
 def _one_nodata(pixels: NDArray[Any], declared: float | None, bands: BandSet, where: str) -> NDArray[Any]:
-    """Give missing pixels the nodata value of the bands; refuse a chip that is nothing else."""
+    """Give missing pixels the nodata value of the bands; refuse a chip of which nothing else would be left."""
     missing = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
     if declared is not None:
         missing |= pixels == declared
@@ -222,8 +222,8 @@ def _one_nodata(pixels: NDArray[Any], declared: float | None, bands: BandSet, wh
         missing |= pixels == bands.nodata
     if not missing.any():
         return pixels
-    if missing.all():
-        raise ChipError(f"{where} holds no measurement, only nodata; remove it")
+    if _central_square(missing).all():
+        raise ChipError(f"{where} holds no measurement in its central square, only nodata; remove it")
     if bands.nodata is None:
         raise ChipError(
             f"{where} has {int(missing.sum())} pixel value(s) that are NaN or nodata, but its bands have no nodata "

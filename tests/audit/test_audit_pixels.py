@@ -43,6 +43,8 @@ def test_a_band_without_valid_pixels_is_refused():
     images[:, 3] = torch.nan
     with pytest.raises(DatasetError, match="band number 3"):
         Normalisation.of(images)
+    with pytest.raises(DatasetError, match="band 'nir'"):
+        Normalisation.of(images, BANDS)
 
 
 def test_cells_are_means_of_their_pixels():

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, Band, BandSet, get_bands, list_sensors, parse_bands
+from rsdistill.bands import (
+    FALSE_COLOUR,
+    NATURAL_COLOUR,
+    Band,
+    BandSet,
+    find_bands,
+    get_bands,
+    list_sensors,
+    parse_bands,
+)
 from rsdistill.composites import stretch_limits, to_rgb
 from rsdistill.errors import BandError, UnknownNameError, suggestion
 
@@ -103,3 +112,14 @@ def test_suggestions_list_what_is_known():
     assert suggestion("herdin", ["kmeans", "herding"]) == "did you mean 'herding'? (known: herding, kmeans)"
     assert suggestion("zzz", ["kmeans"]) == "known: kmeans"
     assert suggestion("x", []) == "none is known"
+
+
+def test_names_that_the_default_lacks_are_another_sensors():
+    default = get_bands("bgrn")
+    assert parse_bands(["B8A", "b4"], default) == get_bands("sentinel2", ["B8A", "B04"])
+    assert find_bands(["red", "green"], "uint8").sensor == "rgb"
+    assert find_bands(["red", "green"], "uint16").sensor == "bgrn"
+    with pytest.raises(UnknownNameError, match="unknown band 'B13'"):
+        parse_bands(["B04", "B13"], default)
+    with pytest.raises(UnknownNameError, match="unknown band 'B04, nir'"):  # each is known, but of no one sensor
+        parse_bands(["B04", "nir"], default)
