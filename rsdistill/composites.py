@@ -7,9 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.bands import NATURAL_COLOUR, BandSet
+from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
+from rsdistill.errors import BandError, OptionError
 
+# Wavelengths that each composite shows as red, green and blue.
+COMPOSITES = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}
 Limits = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def composite_wavelengths(colour: str, bands: BandSet) -> tuple[float, float, float]:
+    """Wavelengths in µm to show as red, green and blue.
+
+    Natural colour is given for all bands: chips without it are shown by their first bands.
+
+    Args:
+        colour: ``"natural"`` or ``"false"`` (near infrared shown as red).
+        bands: Bands of the chips to show.
+
+    Raises:
+        OptionError: If the colour is unknown.
+        BandError: If false colour is asked for and there is no near infrared, red or green.
+    """
+    if colour not in COMPOSITES:
+        raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
+    if colour == "false" and not bands.has(FALSE_COLOUR):
+        raise BandError(
+            f"false colour needs near infrared, red and green; sensor '{bands.sensor}' has "
+            f"{', '.join(bands.names)}: choose 'natural'"
+        )
+    return COMPOSITES[colour]
 
 
 def stretch_limits(

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill import soft_labels
-from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
+from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
-from rsdistill.composites import stretch_limits, to_rgb
-from rsdistill.errors import ArtifactError, BandError, OptionError, storage_errors
+from rsdistill.composites import composite_wavelengths, stretch_limits, to_rgb
+from rsdistill.errors import ArtifactError, BandError, storage_errors
 from rsdistill.provenance import REAL, SYNTHETIC, canonical_json, digest
 from rsdistill.soft_labels import PackedLabels
 
@@ -279,13 +279,12 @@ class DistilledSet:
 
         Raises:
             OptionError: If the colour is unknown.
+            BandError: If false colour is asked for and there is no near infrared.
             ArtifactError: If the set is empty.
         """
         from matplotlib.figure import Figure
 
-        wavelengths = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}.get(colour)
-        if wavelengths is None:
-            raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
+        wavelengths = composite_wavelengths(colour, self.bands)
         if not len(self):
             raise ArtifactError("the set holds no samples to plot")
         pictures = to_rgb(self.image, self.bands, wavelengths, stretch_limits(self.image, self.bands, wavelengths))

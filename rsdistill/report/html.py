@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rsdistill.audit.alignment import aligned
 from rsdistill.bands import NATURAL_COLOUR
+from rsdistill.composites import COMPOSITES
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import StorageError, storage_errors
@@ -23,7 +24,7 @@ from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.indices import SpectralIndex, available, get_index
 from rsdistill.report import formatting
 from rsdistill.report.figures import accuracy_against_leakage
-from rsdistill.report.sheets import WAVELENGTHS, contact_sheet, nearest_sheet, shared_limits
+from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _sheets(
     """Contact sheets by colour: a caption and its pictures, some classes each."""
     natural = "Natural colour" if data.bands.has(NATURAL_COLOUR) else "First bands"
     captions = {"natural": natural, "false": "False colour: near infrared, red and green shown as red, green and blue"}
-    for colour, wavelengths in WAVELENGTHS.items():
+    for colour, wavelengths in COMPOSITES.items():
         if colour != "natural" and not data.bands.has(wavelengths):
             continue
         limits = shared_limits(data, colour)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from rsdistill.audit.alignment import aligned
 from rsdistill.audit.pixels import class_chips, spread
-from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
-from rsdistill.composites import Limits, stretch_limits, to_rgb
+from rsdistill.bands import NATURAL_COLOUR
+from rsdistill.composites import Limits, composite_wavelengths, stretch_limits, to_rgb
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
-WAVELENGTHS = {"natural": NATURAL_COLOUR, "false": FALSE_COLOUR}
 # Pixels on paper: longest side of a picture, space between pictures, space between blocks.
 _CELL, _GAP, _BETWEEN = 128, 6, 34
 _DPI = 144
@@ -73,10 +72,9 @@ def contact_sheet(
     Raises:
         OptionError: If the colour is unknown, or there is no column or class to show.
         UnknownNameError: If a class is unknown.
-        BandError: If set and dataset differ in bands.
+        BandError: If set and dataset differ in bands, or false colour is asked for without near infrared.
     """
-    wavelengths = _wavelengths(colour)
-    tiles = aligned(tiles, data)
+    tiles, wavelengths = aligned(tiles, data), composite_wavelengths(colour, data.bands)
     labels = shown_labels(data, tiles, classes)
     if columns < 1:
         raise OptionError(f"columns is {columns}; a contact sheet needs 1 or more")
@@ -132,8 +130,9 @@ def shared_limits(data: SceneData, colour: str = "natural") -> Limits:
 
     Raises:
         OptionError: If the colour is unknown.
+        BandError: If false colour is asked for and there is no near infrared.
     """
-    wavelengths = _wavelengths(colour)
+    wavelengths = composite_wavelengths(colour, data.bands)
     return stretch_limits(data.train.images(spread(len(data.train), _STRETCH_CHIPS)), data.bands, wavelengths)
 
 
@@ -148,12 +147,6 @@ def shown_labels(data: SceneData, tiles: DistilledSet, classes: Sequence[str] | 
     if not chosen:
         raise OptionError("there is no class to show; name one, or pass a set that has images")
     return chosen
-
-
-def _wavelengths(colour: str) -> tuple[float, float, float]:
-    if colour not in WAVELENGTHS:
-        raise OptionError(f"colour '{colour}' is unknown: choose 'natural' or 'false'")
-    return WAVELENGTHS[colour]
 
 
 def _fitted(picture: Picture) -> Picture:

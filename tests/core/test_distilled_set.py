@@ -169,6 +169,11 @@ def test_a_contact_sheet_has_a_row_a_class(dtype, colour):
 def test_what_cannot_be_plotted_is_said():
     with pytest.raises(OptionError, match="choose 'natural' or 'false'"):
         make().plot("sepia")
+    rgb = make()
+    rgb = replace(rgb, image=rgb.image[:, :3].astype("uint8"), bands=get_bands("rgb"))
+    with pytest.raises(BandError, match="false colour needs near infrared.*red, green, blue"):
+        rgb.plot("false")
+    assert len(rgb.plot().axes) == 2 * 3
     with pytest.raises(ArtifactError, match="no samples to plot"):
         make().subset(np.array([], int)).plot()
 

@@ -66,6 +66,9 @@ def test_false_colour_differs_and_unknown_colour_is_refused(data, tiles):
     assert (natural != false).any()
     with pytest.raises(OptionError, match="'infrared' is unknown"):
         contact_sheet(data, tiles, colour="infrared")
+    rgb = make_data("rgb")
+    with pytest.raises(BandError, match="false colour needs near infrared"):
+        contact_sheet(rgb, make_tiles(rgb), colour="false")
 
 
 def test_sheet_without_real_chips(data, tiles):
