@@ -253,7 +253,7 @@ def test_too_many_bad_answers_are_an_error(llava, tiny_data, quiet, monkeypatch)
 def test_a_model_that_reads_no_pictures_is_refused(tmp_path, tiny_data, quiet):
     from transformers import LlamaConfig
 
-    LlamaConfig(hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="of type 'llama', which does not put pictures into words; choose.*LLaVA"):
         vlm(str(tmp_path)).caption(tiny_data, trainer=quiet)
 
@@ -297,7 +297,7 @@ def test_false_colour_and_facts_go_with_the_question(llava, tiny_data, quiet, mo
     vlm(llava, false_colour=True, facts=True, prompt="What of {name}?").caption(tiny_data, "val", trainer=quiet)
     assert all(len(question.pictures) == 2 for question in questions)
     assert not np.array_equal(*questions[0].pictures)
-    assert questions[0].text.startswith("Measured: one pixel is 40 m wide, mean NDVI 0.")
+    assert questions[0].text.startswith(f"Measured: one pixel is {tiny_data.gsd:g} m wide, mean NDVI 0.")
     assert "near infrared" in questions[0].text and questions[0].text.endswith("What of forest?")
 
 
