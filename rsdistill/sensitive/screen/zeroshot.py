@@ -70,14 +70,15 @@ class _Clip:
 
         try:
             tokenizer = CLIPTokenizer.from_pretrained(model)
-            loaded: nn.Module = CLIPModel.from_pretrained(model, use_safetensors=True)
+            loaded: Any = CLIPModel.from_pretrained(model, use_safetensors=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise ModelError(
                 f"option screen.clip: CLIP model '{model}' cannot be loaded ({first_line}); name a folder or hub id "
                 f"of a CLIPModel with safetensors, or leave it out"
             ) from error
-        self._model: Any = loaded.to(device).eval()
+        # The decorated ``to`` of transformers confuses type checkers.
+        self._model: Any = nn.Module.to(loaded, device).eval()
         self._device = device
         self._bands = data.bands.composite(NATURAL_COLOUR)
         allowed = np.flatnonzero(~excluded[data.train.labels])
