@@ -156,8 +156,7 @@ def test_it_is_a_torch_dataset():
     assert len(replace(made, soft_label=None).as_torch_dataset()[0]) == 2
 
 
-@pytest.mark.parametrize("dtype", KINDS)
-@pytest.mark.parametrize("colour", ["natural", "false"])
+@pytest.mark.parametrize(("dtype", "colour"), [*((dtype, "natural") for dtype in KINDS), ("uint16", "false")])
 def test_a_contact_sheet_has_a_row_a_class(dtype, colour):
     figure = make(dtype).plot(colour)
     assert len(figure.axes) == 2 * 3
@@ -169,11 +168,8 @@ def test_a_contact_sheet_has_a_row_a_class(dtype, colour):
 def test_what_cannot_be_plotted_is_said():
     with pytest.raises(OptionError, match="choose 'natural' or 'false'"):
         make().plot("sepia")
-    rgb = make()
-    rgb = replace(rgb, image=rgb.image[:, :3].astype("uint8"), bands=get_bands("rgb"))
     with pytest.raises(BandError, match="false colour needs near infrared.*red, green, blue"):
-        rgb.plot("false")
-    assert len(rgb.plot().axes) == 2 * 3
+        make("uint8").plot("false")
     with pytest.raises(ArtifactError, match="no samples to plot"):
         make().subset(np.array([], int)).plot()
 
