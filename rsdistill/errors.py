@@ -125,7 +125,7 @@ def storage_errors(path: str | Path) -> Iterator[None]:
         path: The file or folder being written, named in the message.
 
     Raises:
-        StorageError: If the disk is full, read-only or not permitted.
+        StorageError: If the disk is full, read-only or not permitted; or if a file elsewhere may not be opened.
     """
     try:
         yield
@@ -133,4 +133,11 @@ def storage_errors(path: str | Path) -> Iterator[None]:
         reason = _STORAGE_REASONS.get(error.errno or 0)
         if reason is None:
             raise
+        if error.errno in (errno.EACCES, errno.EPERM) and _lies_elsewhere(error.filename, Path(path)):
+            raise StorageError(f"cannot open {error.filename}: no permission; change its rights") from error
         raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+def _lies_elsewhere(name: object, path: Path) -> bool:
+    """Whether a failed file is none of those being written, which lie in the folder of the final one."""
+    return isinstance(name, str) and path.absolute().parent not in Path(name).absolute().parents

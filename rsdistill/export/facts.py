@@ -161,13 +161,16 @@ def is_non_commercial(licence: str) -> bool:
     return bool(_NON_COMMERCIAL.search(licence))
 
 
-def gather_facts(tiles: DistilledSet, georef: GeoRef, dtype: str | None = None) -> Facts:
+def gather_facts(
+    tiles: DistilledSet, georef: GeoRef, dtype: str | None = None, audit_notice: str | None = None
+) -> Facts:
     """What all tiles of a set share.
 
     Args:
         tiles: The set.
         georef: How its tiles are laid out.
         dtype: Pixel type of the tiles; None for that of the set.
+        audit_notice: What was done with tiles that the audit blocked; None where there were none.
 
     Raises:
         ExportError: If the set is empty or the pixel type does not fit.
@@ -187,6 +190,8 @@ def gather_facts(tiles: DistilledSet, georef: GeoRef, dtype: str | None = None) 
         notices.append(NON_COMMERCIAL_NOTICE)
     if georef.kind != REAL_PLACE:
         notices.append(_map_notice(georef))
+    if audit_notice is not None:
+        notices.append(audit_notice)
     height, width = tiles.image.shape[2:]
     return Facts(
         bands=tiles.bands,

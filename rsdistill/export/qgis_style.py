@@ -12,7 +12,11 @@ from rsdistill.export.stretch import Composite
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 # The oldest QGIS that the files are written for; later ones read them as well.
 QGIS_VERSION = "3.22.0"
-LABEL = '"class_name" || \' \' || "slot"'
+# Class and slot, with the audit's verdict where it is not a pass.
+LABEL = (
+    '"class_name" || \' \' || "slot" || '
+    "CASE WHEN \"verdict\" IN ('review', 'block') THEN ' (' || \"verdict\" || ')' ELSE '' END"
+)
 # Height of a label as a share of a tile's width, and width of a label in letters of that height.
 _LABEL_HEIGHT, _LABEL_WIDTH = 0.1, 1.6
 _GOLDEN = 0.618033988749895

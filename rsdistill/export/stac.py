@@ -115,6 +115,7 @@ def tile_item(tile: Tile, facts: Facts, written: Written, created: str) -> dict[
             "rsdistill:class": tile.class_key,
             "rsdistill:label": tile.label,
             "rsdistill:slot": tile.slot,
+            **({} if tile.verdict is None else {"rsdistill:verdict": tile.verdict}),
             "rsdistill:digital_source_type": facts.source_type,
             "rsdistill:georeferencing": facts.georeferencing,
         },

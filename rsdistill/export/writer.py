@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, StorageError, storage_errors
+from rsdistill.export.blocked import BlockedTilesWarning, Gate, pass_gate
 from rsdistill.export.facts import FORMAT, Facts, Tile, gather_facts, list_tiles
 from rsdistill.export.georef import GeoRef
 from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, write_geotiff
@@ -57,6 +59,7 @@ def export_tiles(
     workers: int = 1,
     progress: bool = True,
     geoparquet: bool = False,
+    allow_blocked: bool = False,
 ) -> Path:
     """Write a distilled set as georeferenced tiles with index, mosaics, catalog and QGIS project.
 
@@ -73,12 +76,14 @@ def export_tiles(
         workers: Processes that write tiles.
         progress: Show a progress bar.
         geoparquet: Also write the index as GeoParquet.
+        allow_blocked: Also write generated tiles that the audit blocked; they are left out otherwise. The manifest,
+            the README and every tile say how many there were and what was done.
 
     Returns:
         The folder.
 
     Raises:
-        ExportError: If the set, the layout or the folder does not allow it.
+        ExportError: If the set, the layout or the folder does not allow it, or the audit blocked all tiles.
         OptionError: If ``workers`` is below 1, or pyarrow is missing for GeoParquet.
         StorageError: If the folder exists, or cannot be written.
     """
@@ -88,7 +93,10 @@ def export_tiles(
     if geoparquet and importlib.util.find_spec("pyarrow") is None:
         raise OptionError("GeoParquet needs the package pyarrow; install it, or leave out geoparquet")
     georef = georef or GeoRef()
-    facts, listed = gather_facts(tiles, georef, dtype), list_tiles(tiles, georef)
+    tiles, gate = pass_gate(tiles, allow_blocked)
+    if gate.notice is not None:
+        warnings.warn(gate.notice, BlockedTilesWarning, stacklevel=2)
+    facts, listed = gather_facts(tiles, georef, dtype, gate.notice), list_tiles(tiles, georef)
     composites = choose_composites(tiles)
     options = {"georef": asdict(georef), "geoparquet": geoparquet, "stretch": [asdict(c) for c in composites]}
     key = digest([FORMAT, facts.document, options])
@@ -100,7 +108,7 @@ def export_tiles(
             created = _open_staging(staging, key, resume)
             job = _Job(staging, facts, composites, created, to_text(raster_style(composites[0])))
             written = _write_tiles(job, listed, tiles.image, workers, progress)
-            _write_rest(job, tiles.classes, listed, written, options, key)
+            _write_rest(job, tiles.classes, listed, written, options, key, gate)
             _move_into_place(staging, folder)
         except BaseException:
             if not resume:
@@ -210,6 +218,7 @@ def _write_rest(
     written: Sequence[Written],
     options: dict[str, Any],
     key: str,
+    gate: Gate,
 ) -> None:
     folder, facts = job.folder, job.facts
     mosaics = write_mosaics(folder, listed, facts)
@@ -225,6 +234,7 @@ def _write_rest(
         "created": job.created,
         "facts": facts.document,
         "options": options,
+        "audit": gate.to_dict(),
         "classes": [asdict(info) for info in classes],
         "crs": systems,
         "mosaics": [mosaic.path for mosaic in mosaics],
