@@ -21,7 +21,6 @@ from miniature import MINIATURE
 
 from rsdistill.cli import main
 from rsdistill.codecs import LatentStore, load_codec
-from rsdistill.config import load_config
 from rsdistill.datasets import SkippedChipsWarning, load_dataset
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import DISTILLERS
@@ -44,9 +43,9 @@ def marked(tmp_path_factory):
 
 
 def run(marked, out, method, policy, monkeypatch):
-    """Run to the end; returns the run folder and what was found in working folders on the way."""
+    """Run to the end; returns the run folder, traces on the way, and the stages that opened marked files."""
     config = out / "trial.yaml"
-    config.write_text("data: {name: folder}\n")
+    config.write_text("data: {name: folder}\ncodec: {name: kl}\n")
     known = DISTILLERS.get(method).options()
     small = {
         name: value
@@ -59,18 +58,24 @@ def run(marked, out, method, policy, monkeypatch):
     options |= {"evaluation.baselines": "[]", "trainer.checkpoint_seconds": 0}
     if policy:
         options["data.policy"] = marked / "policy.yaml"
-    on_the_way = []
+    on_the_way, openers = [], set()
 
     def remove_work(self, name, original=Pipeline._remove_work):
         on_the_way.extend(traces(self.folder / ".work"))
         original(self, name)
 
+    def carry_out(self, stage, state, original=Pipeline._carry_out):
+        assert opened() == []
+        original(self, stage, state)
+        openers.update([stage.name] if opened() else [])
+
     monkeypatch.setattr(Pipeline, "_remove_work", remove_work)
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    load_config(config, arguments)
+    monkeypatch.setattr(Pipeline, "_carry_out", carry_out)
     opened()
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     assert main(["run", str(config), *arguments]) == 0
-    return out / "trial", on_the_way
+    assert opened() == []
+    return out / "trial", on_the_way, openers
 
 
 def latent_distance(folder, chips):
@@ -80,7 +85,7 @@ def latent_distance(folder, chips):
         return None
     codec = load_codec(next(folder.glob("*_codec")) / "codec")
     store = LatentStore(stores[0], codec)
-    theirs = codec.encode(torch.from_numpy(chips.astype(np.float32))).mean.flatten(1)
+    theirs = codec.encode(torch.from_numpy(chips.astype(np.float32))).flatten(1)
     cached = store.read(np.arange(store.open().sizes["sample"])).mean.flatten(1)
     return float(torch.cdist(theirs, cached).min())
 
@@ -88,8 +93,9 @@ def latent_distance(folder, chips):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", DISTILLERS.names())
 def test_nothing_of_an_excluded_class_is_left(method, marked, tmp_path, monkeypatch, capfd):
-    folder, on_the_way = run(marked, tmp_path, method, True, monkeypatch)
-    assert opened() == []
+    folder, on_the_way, openers = run(marked, tmp_path, method, True, monkeypatch)
+    # The screen alone learns what to look for, apart from all else.
+    assert openers <= {"screen"}
     assert on_the_way == []
     assert traces(folder) == []
     said = capfd.readouterr()
@@ -97,14 +103,16 @@ def test_nothing_of_an_excluded_class_is_left(method, marked, tmp_path, monkeypa
     distance = latent_distance(folder, marked_chips(marked / "data"))
     assert distance is None or distance > 0.1
     manifest = DistilledSet.load(next(folder.glob("*_distill")) / "distilled.nc").manifest
+    assert list(folder.glob("*_screen/screen.json"))
     assert manifest["policy"]["counts"] == {"excluded": 1, "merged": 0, "protected": 0, "allowed": 2}
 
 
 @pytest.mark.slow
 def test_without_the_policy_the_search_finds_the_mark(marked, tmp_path, monkeypatch):
     """The negative control: what the test above looks for is there, and is found, when nothing keeps it out."""
-    folder, _ = run(marked, tmp_path, "dpd", False, monkeypatch)
-    assert opened()
+    folder, on_the_way, openers = run(marked, tmp_path, "dpd", False, monkeypatch)
+    assert openers == {"prepare"}
+    assert on_the_way
     found = "\n".join(traces(folder))
     for expected in ("chips.npy: pixels", "index.json: text", "distilled.nc: text", "report.html", "index.gpkg: text"):
         assert expected in found
