@@ -30,7 +30,7 @@ from rsdistill.audit.pixels import Normalisation
 from rsdistill.captions import TEMPLATE, Captions, create_captioner
 from rsdistill.codecs import LatentStore, create_codec, encode
 from rsdistill.codecs.normalise import to_sensor
-from rsdistill.datasets import SceneData, load_dataset
+from rsdistill.datasets import SceneData, load_dataset, load_prepared, prepare
 from rsdistill.datasets.synthetic import SyntheticScenes
 from rsdistill.diffusion.guidance import GuidanceOptions
 from rsdistill.diffusion.sampling import SamplingOptions, sample
@@ -96,13 +96,26 @@ def caption(key: str, values: tuple[int, ...]) -> str:
     return ", ".join([TEMPLATE.format(name=key), *phrases])
 
 
-def scenes(chips: int, size: int, seed: int) -> SyntheticScenes:
-    return SyntheticScenes(size=size, chips_per_class=chips, seed=seed, classes=CLASSES)
+@dataclass(frozen=True)
+class Chips:
+    """Rendered chips and what is true of them: images (n, B, H, W), class keys and facts."""
 
+    images: NDArray[np.float32]
+    keys: list[str]
+    facts: list[dict[str, float | str]]
 
-def values_of(source: SyntheticScenes, index: int) -> tuple[int, ...]:
-    facts = source.attributes(index)
-    return tuple(attribute.value(facts) for attribute in attributes_of(source.classes[source.labels[index]].key))
+    @classmethod
+    def render(cls, chips: int, size: int, seed: int) -> Chips:
+        source = SyntheticScenes(size=size, chips_per_class=chips, seed=seed, classes=CLASSES)
+        every = range(len(source))
+        keys = [source.classes[label].key for label in source.labels]
+        images = np.stack([source.read(index) for index in every]).astype(np.float32)
+        return cls(images, keys, [source.attributes(index) for index in every])
+
+    def having(self, attribute: Attribute) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Images of the classes that have an attribute, and its values."""
+        which = [index for index, key in enumerate(self.keys) if key in attribute.classes]
+        return self.images[which], np.array([attribute.value(self.facts[index]) for index in which])
 
 
 def read_captions(data: SceneData, folder: Path) -> Captions:
@@ -112,24 +125,21 @@ def read_captions(data: SceneData, folder: Path) -> Captions:
     with (folder / "captions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("filename", "caption"))
-        for index, chip in enumerate(source.chip_ids):
-            rows.writerow((chip, caption(source.classes[source.labels[index]].key, values_of(source, index))))
+        for index in data.train.indices:
+            key, facts = source.classes[source.labels[index]].key, source.attributes(int(index))
+            values = tuple(attribute.value(facts) for attribute in attributes_of(key))
+            rows.writerow((source.chip_ids[index], caption(key, values)))
     return create_captioner("file", path=str(folder / "captions.csv")).caption(data)
 
 
-def judge(attribute: Attribute, size: int, options: argparse.Namespace) -> tuple[Student, float]:
+def judge(attribute: Attribute, learn: Chips, held_out: Chips, options: argparse.Namespace) -> tuple[Student, float]:
     """A classifier of an attribute, and its accuracy on held-out chips."""
-    sets = []
-    for seed, chips in ((LEARN, options.judge_chips), (JUDGE, max(1, options.judge_chips // 4))):
-        source = SyntheticScenes(size=size, chips_per_class=chips, seed=seed, classes=attribute.classes)
-        images = np.stack([source.read(index) for index in range(len(source))])
-        values = np.array([attribute.value(source.attributes(index)) for index in range(len(source))])
-        sets.append((images.astype(np.float32), values))
-    (images, values), (held_out, truth) = sets
+    images, values = learn.having(attribute)
+    unseen, truth = held_out.having(attribute)
     recipe = Recipe(steps=options.judge_steps, size=None)
     normalisation = Normalisation.of(torch.from_numpy(images))
     student = train_student(images, values, None, recipe, len(attribute.phrases), 0, normalisation, QUIET)
-    return student, float((predict(student, held_out) == truth).mean())
+    return student, float((predict(student, unseen) == truth).mean())
 
 
 def requests(tiles: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -181,11 +191,16 @@ def main() -> None:
 
     start = time.perf_counter()
     data = load_dataset("synthetic", size=options.size, chips_per_class=options.chips, classes=CLASSES)
-    judges = {attribute: judge(attribute, options.size, options) for attribute in ATTRIBUTES}
+    learn = Chips.render(options.judge_chips, options.size, LEARN)
+    held_out = Chips.render(max(1, options.judge_chips // 3), options.size, JUDGE)
+    log(f"{len(learn.keys)} and {len(held_out.keys)} chips to learn and judge classifiers by", start)
+    judges = {attribute: judge(attribute, learn, held_out, options) for attribute in ATTRIBUTES}
     log(f"classifiers: {[round(accuracy, 3) for _, accuracy in judges.values()]}", start)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captions = read_captions(data, folder)
+        prepare(data, folder / "chips")
+        data = load_prepared(folder / "chips")
         codec = create_codec("kl", data.bands, **CODEC).fit(data, trainer=QUIET)
         latents = encode(codec, data, folder / "latents.zarr", progress=False)
         log(f"{len(latents.label)} latents, {len(set(captions))} different captions", start)

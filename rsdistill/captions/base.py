@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ArtifactError, OptionError, storage_errors
+from rsdistill.errors import ArtifactError, ModelError, OptionError, storage_errors
 from rsdistill.provenance import digest
 from rsdistill.registry import Registry
 from rsdistill.training import TrainerOptions
@@ -140,10 +140,12 @@ class Captioner(ABC):
     Attributes:
         name: Registered name.
         needs_names: Whether it goes by the names of the original files, which prepared datasets do not keep.
+        can_write: Whether :meth:`writer` is implemented.
     """
 
     name: str
     needs_names: ClassVar[bool] = False
+    can_write: ClassVar[bool] = False
 
     def caption(
         self,
@@ -173,6 +175,14 @@ class Captioner(ABC):
     def input_digest(self) -> str:
         """Digest of files that the options only name, so that a run sees when they change; empty if there are none."""
         return ""
+
+    def writer(self, trainer: TrainerOptions | None = None) -> Callable[[str], str]:
+        """A function that answers a request in plain text, to sum up descriptions.
+
+        Raises:
+            ModelError: If there is no model to answer.
+        """
+        raise ModelError(f"captioner '{self.name}' has no model that writes text; set captions.name to vlm")
 
     @abstractmethod
     def _caption(

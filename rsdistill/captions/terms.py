@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -165,14 +165,19 @@ _SAYS_NOTHING = frozenset(
 _TELLS = frozenset(("empty", "fire", "full", "thick", "thin"))
 _STOP_WORDS = (ENGLISH_STOP_WORDS | _SAYS_NOTHING) - _TELLS
 
+# What follows is not to be seen, so none of it may describe the cluster.
+_NEGATIONS = frozenset(("no", "not", "without", "lacking", "lacks"))
+_ARTICLES = frozenset(("a", "an", "the"))
+# A clause of so few words is a description in itself: "no main direction", "brown and red colours".
+_SHORT = 4
+
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-# Between two words of a pair there is nothing but a blank.
-_APART = re.compile(r"\S")
+_CLAUSES = re.compile(r"[^\w\s'\u2019-]+")
 
 
 @dataclass(frozen=True)
 class Term:
-    """A word or a pair of words that stands out in a cluster.
+    """A word, a pair of words or a short clause that stands out in a cluster.
 
     Attributes:
         text: Its most common spelling in the cluster.
@@ -239,8 +244,8 @@ def weigh_terms(clusters: Sequence[Sequence[Sequence[str]]], names: Sequence[str
 def choose_terms(terms: Sequence[Term], most: int, least_chips: int) -> list[Term]:
     """Terms that describe a cluster together, none saying again what another says.
 
-    A pair is taken in place of a word of it where it is said of half as many chips or more: "dry
-    fields" rather than "fields".
+    A pair or clause is taken in place of a word of it where it is said of half as many chips or more:
+    "dry fields" rather than "fields".
 
     Args:
         terms: Terms of the cluster, best first.
@@ -248,15 +253,15 @@ def choose_terms(terms: Sequence[Term], most: int, least_chips: int) -> list[Ter
         least_chips: Chips that a term must be said of.
     """
     often = [term for term in terms if term.chips >= least_chips]
-    pairs = [term for term in often if len(term.key) > 1]
     chosen: list[Term] = []
     for term in often:
         if len(chosen) == most:
             break
         if _repeats(term, chosen):
             continue
-        wider = (pair for pair in pairs if set(term.key) < set(pair.key) and 2 * pair.chips >= term.chips)
-        chosen.append(next((pair for pair in wider if not _repeats(pair, chosen)), term))
+        wider = (other for other in often if set(term.key) < set(other.key) and 2 * other.chips >= term.chips)
+        fitting = [term, *(other for other in wider if not _repeats(other, chosen))]
+        chosen.append(max(fitting, key=lambda other: len(other.key)))
     return chosen
 
 
@@ -273,19 +278,34 @@ def _ranked(count: Counter[Key], spelling: Counter[tuple[Key, str]], overall: Co
     return sorted(terms, key=lambda term: (-round(term.score, 12), term.text))
 
 
-def _terms_of(sentence: str, known: set[str]) -> Iterable[tuple[Key, str]]:
-    """Words and pairs of neighbouring words of a sentence that say something, with their spelling."""
-    before: tuple[str, str, int] | None = None
-    lowered = sentence.lower()
-    for match in _WORD.finditer(lowered):
+def _terms_of(sentence: str, known: set[str]) -> Iterator[tuple[Key, str]]:
+    """Short clauses, pairs of neighbouring words and words of a sentence that say something, with their spelling."""
+    for clause in _CLAUSES.split(sentence.lower()):
+        words = [word for word in _WORD.findall(clause) if word not in _ARTICLES]
+        keys = [word_key(word) for word in words]
+        says = [word not in _STOP_WORDS and len(word) > 1 for word in words]
+        if 1 < len(words) <= _SHORT and any(says) and known.isdisjoint(keys):
+            yield tuple(keys), " ".join(words)
+        yield from _words_and_pairs(clause, known)
+
+
+def _words_and_pairs(clause: str, known: set[str]) -> Iterator[tuple[Key, str]]:
+    before: tuple[str, str] | None = None
+    end = 0
+    for match in _WORD.finditer(clause):
         word, key = match.group(), word_key(match.group())
+        if word in _NEGATIONS:
+            return
+        if clause[end : match.start()].strip():
+            before = None
+        end = match.end()
         if word in _STOP_WORDS or key in known or len(word) == 1:
             before = None
             continue
         yield (key,), word
-        if before and not _APART.search(lowered[before[2] : match.start()]) and before[0] != key:
+        if before and before[0] != key:
             yield (before[0], key), f"{before[1]} {word}"
-        before = key, word, match.end()
+        before = key, word
 
 
 def _repeats(term: Term, chosen: Iterable[Term]) -> bool:

@@ -60,6 +60,7 @@ class VlmCaptioner(Captioner):
     """
 
     name = "vlm"
+    can_write = True
 
     def __init__(
         self,

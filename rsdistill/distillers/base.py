@@ -38,7 +38,7 @@ class Distiller(ABC):
         fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``.
         uses_prototypes: Whether :meth:`find_prototypes` is implemented.
         uses_latents: Whether :meth:`fit` needs a latent store.
-        uses_captions: Whether captions of the train chips make a difference.
+        captioned_stages: Names of the stages, those of the fit and ``prototypes``, that captions make a difference to.
         real_pixels: Whether the images of its sets are, or hold, pixels of real chips.
         data_: The dataset fitted to.
         latents_: Its latents, None for methods that need none.
@@ -48,7 +48,7 @@ class Distiller(ABC):
 
     fit_stages: ClassVar[tuple[str, ...]] = ()
     uses_latents: ClassVar[bool] = False
-    uses_captions: ClassVar[bool] = False
+    captioned_stages: ClassVar[tuple[str, ...]] = ()
     uses_prototypes: ClassVar[bool] = False
     real_pixels: ClassVar[bool] = False
     data_: SceneData
@@ -120,6 +120,10 @@ class Distiller(ABC):
     def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
         """Read what :meth:`save_stage` wrote."""
         raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
+
+    def needs_writer(self) -> bool:
+        """Whether captions are summed up by the model that made them."""
+        return False
 
     def latent_multiple(self) -> int:
         """What the side of the latents must be a multiple of."""

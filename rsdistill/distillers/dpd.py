@@ -58,7 +58,7 @@ class DPD(Distiller):
     name = "dpd"
     fit_stages = ("teacher", "train")
     uses_latents = True
-    uses_captions = True
+    captioned_stages = ("train", "prototypes")
     uses_prototypes = True
 
     def __init__(
@@ -123,6 +123,10 @@ class DPD(Distiller):
             self.teacher_ = LatentTeacher.load(folder).to(device)
         else:
             self.model_ = DiffusionModel.load(folder).to(device)
+
+    def needs_writer(self) -> bool:
+        """See :meth:`Distiller.needs_writer`."""
+        return self.aggregation.kind == "llm"
 
     def latent_multiple(self) -> int:
         """The denoiser halves latents once between two of its resolutions."""

@@ -139,7 +139,18 @@ def test_a_chip_counts_a_term_once():
 def test_terms_do_not_repeat_each_other():
     captions = ["green trees and green fields", "green fields", "tall green trees"]
     chosen = [term.text for term in choose_terms(weigh_terms(cluster_of(*captions), ["x"])[0], 5, 1)]
-    assert sorted(chosen) == ["green fields", "green trees", "tall"]
+    assert sorted(chosen) == ["green fields", "tall green trees"]
+
+
+def test_short_clauses_stay_whole_and_what_is_not_there_is_not_said(tokenizer):
+    captions = ["A satellite image of forest, mostly green, no main direction", "mostly green, no clearings or roads"]
+    assert prompts(tokenizer, clusters=cluster_of(*captions), names=["forest"]) == [
+        "A satellite image of forest: mostly green"
+    ]
+    captions[1] += ", no main direction"
+    assert prompts(tokenizer, clusters=cluster_of(*captions), names=["forest"]) == [
+        "A satellite image of forest: mostly green, no main direction"
+    ]
 
 
 def test_captions_that_say_no_more_than_the_class_leave_its_prompt(tokenizer):
