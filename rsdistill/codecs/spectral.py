@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -56,7 +57,7 @@ class SpectralCodec(AutoencoderCodec):
         steps: Optimiser steps of the fit.
         batch: Chips a step.
         lr: Peak learning rate.
-        loss: How reconstructions are compared with chips.
+        loss: How reconstructions are compared with chips; None for the defaults.
         kl_weight: Weight of the KL term, summed over the latents of a chip.
         seed: Seed of initial weights, order, subsets and augmentation.
 
@@ -78,7 +79,7 @@ class SpectralCodec(AutoencoderCodec):
         steps: Annotated[int, Field(ge=1)] = 300,
         batch: Annotated[int, Field(ge=1)] = 16,
         lr: Annotated[float, Field(gt=0)] = 5e-4,
-        loss: LossOptions = LossOptions(),
+        loss: LossOptions | None = None,
         kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
         seed: int = 0,
     ) -> None:
@@ -89,7 +90,7 @@ class SpectralCodec(AutoencoderCodec):
         SpectralAxis.of(bands)
         self.bands, self.patch, self.width, self.layers_per_block = bands, patch, width, layers_per_block
         self.full_share, self.steps, self.batch, self.lr = full_share, steps, batch, lr
-        self.loss, self.kl_weight, self.seed = loss, kl_weight, seed
+        self.loss, self.kl_weight, self.seed = loss or LossOptions(), kl_weight, seed
         self._latent_channels = latent_channels
         self.layers_: GeneratedLayers | None = None
         self.origin_: tuple[BandSet, Normalisation] | None = None
@@ -124,8 +125,9 @@ class SpectralCodec(AutoencoderCodec):
 
         Args:
             bands: Bands of any sensor whose wavelengths lie in the range of the fit.
-            chips: Chips (N, B, H, W) of these bands in sensor units, to take the range of values from.
-                Needed where neither units are shared with the fit nor reflectance or 8 bits tell it.
+            chips: Chips (N, B, H, W) of these bands in sensor units, whose range of values is to match
+                that of the fit. Best for uncalibrated sensors; needed where neither units, reflectance
+                nor 8 bits tell the range.
 
         Returns:
             A codec that encodes and decodes these bands.
@@ -135,11 +137,16 @@ class SpectralCodec(AutoencoderCodec):
             CodecError: If the codec is not fitted, or the range of values cannot be told without chips.
         """
         vae, _ = self._fitted()
-        layers, _, _ = self._origin()
+        layers, own, _ = self._origin()
         other = copy.copy(self)
         other.bands = bands
         other.vae_ = bake(vae, layers, bands)
-        other.normalisation_ = self._ranges(bands) if chips is None else Normalisation.fit(chips, bands)
+        if chips is None:
+            other.normalisation_ = self._ranges(bands)
+        else:
+            # Percentiles of 8 bits, too, unless the fit took their whole range: like is to match like.
+            counted = bands if own.dtype == "uint8" else replace(bands, dtype="float32")
+            other.normalisation_ = Normalisation.fit(chips, counted)
         return other
 
     def decode(self, latents: torch.Tensor, bands: BandSet | None = None) -> torch.Tensor:
