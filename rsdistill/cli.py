@@ -21,20 +21,28 @@ if TYPE_CHECKING:
 
 STAGES = {
     "prepare": "read, check, resample and split the dataset",
+    "captions": "put the train chips into words (where captions.name is more than the class's name)",
     "codec": "fit the codec between chips and latents",
     "encode": "cache the latents",
     "teacher": "train the latent teacher",
     "train": "train the diffusion model",
     "prototypes": "find the prototypes",
     "distill": "make the distilled sets",
+    "audit": "search them for leaked chips (or name a distilled set: audit SET.nc --data NAME --root FOLDER --out DIR)",
     "evaluate": "judge them beside the baselines",
     "export": "write tiles and index (or name a distilled set: export SET.nc --out DIR)",
     "report": "write report.html",
 }
 _EXPORT_HELP = (
     "A distilled set takes: --out DIR [--overwrite | --resume] [--workers N] [--dtype TYPE] [--gsd METRES] "
-    "[--epsg CODE --origin X Y] [--geoparquet]"
+    "[--epsg CODE --origin X Y] [--geoparquet] [--allow-blocked]"
 )
+_AUDIT_HELP = (
+    "A distilled set takes: --out DIR and either --config YAML of the run that made it or --data NAME --root FOLDER; "
+    "further options as in a config, such as --data.scheme published --audit.features descriptors "
+    "--report.show_real false. Exit code 1 says that a tile is blocked."
+)
+_SET_FILES = (".nc", ".zarr")
 _LISTS = ("datasets", "codecs", "captioners", "distillers", "students")
 _INTERRUPTED = 130
 
@@ -73,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="carry out all stages of a config", allow_abbrev=False)
     _add_config(run, until=None)
     for name, summary in STAGES.items():
-        epilog = _EXPORT_HELP if name == "export" else None
+        epilog = {"export": _EXPORT_HELP, "audit": _AUDIT_HELP}.get(name)
         verb = verbs.add_parser(name, help=f"run up to this stage: {summary}", epilog=epilog, allow_abbrev=False)
         _add_config(verb, until=name)
     for name in _LISTS:
@@ -87,14 +95,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config(parser: argparse.ArgumentParser, until: str | None) -> None:
-    parser.add_argument("config", help="YAML file" + (", or a distilled set (.nc, .zarr)" if until == "export" else ""))
+    takes_sets = until in ("export", "audit")
+    parser.add_argument("config", help="YAML file" + (", or a distilled set (.nc, .zarr)" if takes_sets else ""))
     parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     parser.set_defaults(command=_run, until=until)
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
-    if options.until == "export" and (Path(options.config).suffix in (".nc", ".zarr") or "--out" in rest):
+    is_set = Path(options.config).suffix in _SET_FILES
+    if options.until == "export" and (is_set or "--out" in rest):
         return _export_set(Path(options.config), rest)
+    if options.until == "audit" and is_set:
+        return _audit_set(Path(options.config), rest)
     from rsdistill.config import load_config
 
     config = load_config(options.config, rest)
@@ -132,7 +144,8 @@ def _summarise(run: Run, states: Sequence[StageState]) -> None:
     if "evaluate" in done:
         print(f"\n{run.evaluation().table()}")
     print(f"\nrun folder: {run.config.folder}")
-    for name, file in (("distill", "distilled.nc"), ("export", "tiles"), ("report", "report.html")):
+    outputs = {"distill": "distilled.nc", "audit": "audit.html", "export": "tiles", "report": "report.html"}
+    for name, file in outputs.items():
         if name in done:
             print(f"{name:10}  {done[name].folder / file}")
 
@@ -154,6 +167,7 @@ def _export_set(path: Path, rest: list[str]) -> int:
         "--origin", type=float, nargs=2, default=(0.0, 0.0), metavar=("X", "Y"), help="upper left corner"
     )
     parser.add_argument("--geoparquet", action="store_true", help="write the index as GeoParquet too")
+    parser.add_argument("--allow-blocked", action="store_true", help="write tiles that the audit blocked too")
     options = parser.parse_args(rest)
     from rsdistill.distilled import DistilledSet
     from rsdistill.export import GeoRef, export_tiles
@@ -167,9 +181,31 @@ def _export_set(path: Path, rest: list[str]) -> int:
         resume=options.resume,
         workers=options.workers,
         geoparquet=options.geoparquet,
+        allow_blocked=options.allow_blocked,
     )
     print(folder)
     return 0
+
+
+def _audit_set(path: Path, rest: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rsdistill audit SET", allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    parser.add_argument("--config", help="YAML of the run that made the set")
+    parser.add_argument("--data", help="name of the dataset that the set was made from")
+    parser.add_argument("--root", help="folder of the dataset")
+    options, others = parser.parse_known_args(rest)
+    from rsdistill.config import config_for_set
+    from rsdistill.distilled import DistilledSet
+
+    tiles = DistilledSet.load(path)
+    config = config_for_set(tiles, options.config, options.data, options.root, others)
+    from rsdistill.stages import audit_set
+
+    report = audit_set(tiles, config, options.out, options.overwrite)
+    print(", ".join(f"{count} {verdict}" for verdict, count in report.counts.items()))
+    print(options.out)
+    return 1 if report.counts["block"] else 0
 
 
 def _validate(options: argparse.Namespace, rest: list[str]) -> int:

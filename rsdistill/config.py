@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
 
+from rsdistill.audit.settings import AuditOptions
 from rsdistill.errors import OptionError
 from rsdistill.options import TrainerOptions, parse_options
+from rsdistill.sensitive.screen.options import ScreenOptions
 
-_PLUGIN_NAMES = ("data.name", "codec.name", "distill.method")
+if TYPE_CHECKING:
+    from rsdistill.distilled import DistilledSet
+
+_PLUGIN_NAMES = ("data.name", "captions.name", "codec.name", "distill.method")
 _NAME = re.compile(r"[\w][\w.-]*")
 
 
@@ -55,6 +60,19 @@ class PluginOptions:
     """A plug-in by name, with its own options."""
 
     name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """What puts the train chips into words.
+
+    Attributes:
+        name: One of ``rsdistill captioners``.
+        options: Its own options.
+    """
+
+    name: str = "template"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,6 +133,7 @@ class ExportOptions:
         origin: Upper left corner of the grid in metres.
         dtype: ``uint8``, ``uint16`` or ``float32``; None for the sensor's own.
         geoparquet: Also write the index as GeoParquet.
+        allow_blocked: Also write tiles that the audit blocked; they are left out otherwise.
         workers: Processes that write.
     """
 
@@ -123,6 +142,7 @@ class ExportOptions:
     origin: tuple[float, float] = (0.0, 0.0)
     dtype: str | None = None
     geoparquet: bool = False
+    allow_blocked: bool = False
     workers: Annotated[int, Field(ge=1)] = 1
 
 
@@ -147,9 +167,12 @@ class RunConfig:
         name: Name of the run; its folder is ``out/name``.
         out: Folder of all runs.
         data: The dataset.
+        captions: What puts the train chips into words.
         codec: The codec.
         encode: The latent store.
         distill: The method.
+        screen: The search for what a policy excludes, made where it excludes anything; None for no search.
+        audit: The search for leaked chips.
         evaluation: The judgement.
         export: The tiles.
         report: The report.
@@ -159,9 +182,12 @@ class RunConfig:
     name: str
     data: DataOptions
     out: str = "runs"
+    captions: CaptionOptions = CaptionOptions()
     codec: PluginOptions = PluginOptions("kl")
     encode: EncodeOptions = EncodeOptions()
     distill: DistillOptions = DistillOptions()
+    screen: ScreenOptions | None = ScreenOptions()
+    audit: AuditOptions = AuditOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     export: ExportOptions = ExportOptions()
     report: ReportOptions = ReportOptions()
@@ -198,6 +224,35 @@ def parse_config(values: Mapping[str, Any], default_name: str = "run") -> RunCon
     if not _NAME.fullmatch(config.name):
         raise OptionError(f"option name: '{config.name}' is no folder name; use letters, digits, '-', '_' and '.'")
     return config
+
+
+def config_for_set(
+    tiles: DistilledSet,
+    path: str | Path | None,
+    data: str | None,
+    root: str | None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Options to audit a set that was made elsewhere.
+
+    Args:
+        tiles: The set; its size and bands are taken where nothing else is said.
+        path: YAML of the run that made it, or None.
+        data: Name of the dataset; that of the file unless given.
+        root: Folder of the dataset; that of the file unless given.
+        overrides: ``--group.option`` followed by its value, as for a run.
+
+    Raises:
+        OptionError: If no dataset is named, or an option is not valid.
+    """
+    values: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
+    given = [(name, value) for name, value in (("name", data), ("root", root)) if value is not None]
+    values = merge_overrides(values, [f"--data.{name}={value}" for name, value in given])
+    if "name" not in values.get("data", {}):
+        raise OptionError("the dataset that the set was made from is missing; give --data NAME, or --config YAML")
+    if path is None:
+        values["data"] = {"size": tiles.image.shape[-1], "bands": list(tiles.bands.names), **values["data"]}
+    return parse_config(merge_overrides(values, overrides), default_name="audit")
 
 
 def merge_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

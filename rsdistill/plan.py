@@ -64,12 +64,15 @@ def _estimate(run: Run, data: SceneData) -> dict[str, _Sizes]:
     held = min(stored, _IN_MEMORY)
     return {
         "prepare": _Sizes(chips, _LIBRARIES + 512 * chip),
+        "captions": _Sizes(200 * len(data.train), _LIBRARIES + 2 * chip),
         "codec": _Sizes(20e6, _LIBRARIES + _TRAINING),
         "encode": _Sizes(stored, _LIBRARIES + _TRAINING),
         "teacher": _Sizes(5e6, _LIBRARIES + _TRAINING + held),
         "train": _Sizes(60e6, _LIBRARIES + _TRAINING + held),
         "prototypes": _Sizes(tiles, _LIBRARIES + stored / max(1, len(data.classes))),
         "distill": _Sizes(tiles * len(config.distill.seeds), _LIBRARIES + 4 * tiles),
+        "screen": _Sizes(2 * tiles * len(config.distill.seeds), _LIBRARIES + _TRAINING + 4 * tiles),
+        "audit": _Sizes(tiles * len(config.distill.seeds), _LIBRARIES + _TRAINING + 4 * tiles),
         "evaluate": _Sizes(1e5, _LIBRARIES + 3 * students),
         "export": _Sizes(2 * tiles, _LIBRARIES),
         "report": _Sizes(2e6, _LIBRARIES),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from rsdistill.audit import AuditReport
+from rsdistill.audit_stage import AUDIT, SET, numbered, write_audits
 from rsdistill.bands import get_bands
+from rsdistill.captions import CAPTIONERS, Captioner, Captions, class_prompts
+from rsdistill.captions.scrubbing import scrub_captions
 from rsdistill.codecs import CODECS, Codec, LatentStore, create_codec, encode, load_codec
 from rsdistill.config import RunConfig
 from rsdistill.datasets import DATASETS, SceneData, SplitOptions, load_dataset, load_prepared, prepare
@@ -25,15 +29,17 @@ from rsdistill.evaluation.students import check_student
 from rsdistill.export import GeoRef, export_tiles
 from rsdistill.options import plain
 from rsdistill.pipeline import Figures, Pipeline, Stage
-from rsdistill.provenance import write_json
+from rsdistill.provenance import complete_folder, write_json
 from rsdistill.report import write_report
 from rsdistill.sensitive.policy import Policy
 from rsdistill.sensitive.resolved import ResolvedPolicy
-from rsdistill.sensitive.scrub import find_terms
+from rsdistill.sensitive.screen import screen, train_detectors
+from rsdistill.sensitive.scrub import find_terms, scrub
 from rsdistill.training import resolve_device
 
-_SET, _EVALUATION, _PROTOTYPES = "distilled.nc", "evaluation.json", "prototypes.nc"
+_EVALUATION, _PROTOTYPES = "evaluation.json", "prototypes.nc"
 _CHIPS, _CODEC, _LATENTS, _TILES, _REPORT = "chips", "codec", "latents.zarr", "tiles", "report.html"
+_CAPTIONS, _SCREEN, _QUARANTINE = "captions.jsonl", "screen.json", "quarantine.nc"
 
 
 class Run:
@@ -53,20 +59,26 @@ class Run:
         self.config = config
         self.trainer = config.trainer
         resolve_device(self.trainer)
-        self._dataset_options = _dataset_options(config)
-        self._split = SplitOptions(config.data.scheme, config.data.train, config.data.val, config.data.seed)
+        _dataset_options(config), _split(config)
         self._codec_options = CODECS.parse(config.codec.name, config.codec.options, "codec.options")
         self._georef = GeoRef(config.export.gsd, config.export.epsg, config.export.origin)
         self.recipe = Recipe.of(config.evaluation.recipe)
         check_student(self.recipe.student, self.recipe.student_options)
         self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
+        self.captioner = _captioner(config)
+        if self.distiller.needs_writer() and not self.captioner.can_write:
+            raise OptionError(
+                f"option distill.options.aggregation.kind 'llm': captioner '{config.captions.name}' has no model that "
+                "writes text; set captions.name to vlm, or choose 'frequency' or 'medoid'"
+            )
         self.baselines = {name: _distiller(name, {}, "") for name in config.evaluation.baselines}
         if self._uses_latents:
             self._check_size()
         self._policy = None if config.data.policy is None else Policy.load(config.data.policy)
         if self.policy is not None:
-            check_protection(self.distiller, self.policy.protected)
+            check_protection(self.distiller, self.policy.protected, config.captions.name)
             _check_texts(self.policy, config.distill.options, "distill.options")
+            _check_texts(self.policy, config.captions.options, "captions.options")
         self.pipeline = Pipeline(config.folder, self._stages())
 
     def folder(self, stage: str) -> Path:
@@ -75,9 +87,7 @@ class Run:
 
     def load_data(self) -> SceneData:
         """The dataset as it is at its root, not yet prepared."""
-        return load_dataset(
-            self.config.data.name, split=self._split, policy=self.config.data.policy, **self._dataset_options
-        )
+        return load_data(self.config)
 
     @cached_property
     def policy(self) -> ResolvedPolicy | None:
@@ -95,6 +105,16 @@ class Run:
         return load_prepared(self.folder("prepare") / _CHIPS)
 
     @cached_property
+    def captions(self) -> Captions | None:
+        """Captions of the train chips; None where their class's name says all."""
+        return Captions.load(self.folder("captions") / _CAPTIONS) if self._uses_captions else None
+
+    @property
+    def _uses_captions(self) -> bool:
+        told = self.config.captions
+        return bool(self.distiller.captioned_stages) and bool(told.name != "template" or told.options)
+
+    @cached_property
     def codec(self) -> Codec:
         """The fitted codec, on the device of the run."""
         return load_codec(self.folder("codec") / _CODEC).to(resolve_device(self.trainer))
@@ -108,14 +128,27 @@ class Run:
     def _uses_latents(self) -> bool:
         return any(method.uses_latents for method in (self.distiller, *self.baselines.values()))
 
-    def sets(self) -> list[DistilledSet]:
-        """The distilled sets, one a generation seed."""
-        folder = self.folder("distill")
+    def sets(self, stage: str = "audit") -> list[DistilledSet]:
+        """The distilled sets, one a generation seed: with the audit's verdicts, or as stage ``distill`` made them."""
+        folder = self.folder(stage)
         return [DistilledSet.load(folder / _set_name(number)) for number in range(len(self.config.distill.seeds))]
+
+    def audit(self) -> AuditReport:
+        """What the audit of the first set found."""
+        return AuditReport.from_dict(json.loads((self.folder("audit") / AUDIT).read_text("utf-8")))
 
     def evaluation(self) -> EvaluationReport:
         """What the evaluation found."""
         return EvaluationReport.from_dict(json.loads((self.folder("evaluate") / _EVALUATION).read_text("utf-8")))
+
+    @property
+    def _screens(self) -> bool:
+        return self.config.screen is not None and self.policy is not None and bool(self.policy.excluded)
+
+    @property
+    def _made(self) -> str:
+        """The stage that leaves the sets as they are audited, judged and exported."""
+        return "screen" if self._screens else "distill"
 
     def _check_size(self) -> None:
         """Refuse a size of chips that codec or method cannot halve as often as they need."""
@@ -137,6 +170,11 @@ class Run:
             data["policy"] = self._policy.digest
         precision = config.trainer.precision
         stages = [Stage("prepare", data, (), self._prepare)]
+        words: dict[str, tuple[str, ...]] = {}
+        if self._uses_captions:
+            captions = {"captions": plain(config.captions), "files": self.captioner.input_digest()}
+            stages.append(Stage("captions", captions, ("prepare",), self._caption, collective=True))
+            words = dict.fromkeys(method.captioned_stages, ("captions",))
         if self._uses_latents:
             codec = {"codec": plain(config.codec), "precision": precision}
             stages.append(Stage("codec", codec, ("prepare",), self._fit_codec, collective=True))
@@ -149,17 +187,25 @@ class Run:
                 "options": plain(method.stage_options(name)),
                 "precision": precision,
             }
-            stages.append(Stage(name, options, (last, *fitted), self._fit(name), collective=True))
+            inputs = (last, *words.get(name, ()), *fitted)
+            stages.append(Stage(name, options, inputs, self._fit(name), collective=True))
             fitted = (*fitted, name)
         if method.uses_prototypes:
             options = {"options": plain(method.stage_options("prototypes")), "ipc": config.distill.ipc}
-            stages.append(Stage("prototypes", options, (last,), self._find_prototypes))
+            stages.append(Stage("prototypes", options, (last, *words.get("prototypes", ())), self._find_prototypes))
             fitted = (*fitted, "prototypes")
         distill = {"distill": plain(config.distill), "options": plain(method.stage_options("distill"))}
         stages.append(Stage("distill", distill, (last, *fitted), self._distill))
-        stages.append(Stage("evaluate", plain(config.evaluation), ("distill",), self._evaluate))
+        if self._screens:
+            stages.append(Stage("screen", plain(config.screen), ("distill",), self._screen))
+        # The page shows real chips or not, so it is made anew when that changes.
+        audit = {"audit": plain(config.audit), "show_real": config.report.show_real}
+        if config.audit.membership is not None:
+            audit["recipe"] = plain(config.evaluation.recipe)
+        stages.append(Stage("audit", audit, (self._made,), self._audit))
+        stages.append(Stage("evaluate", plain(config.evaluation), (self._made,), self._evaluate))
         export = {name: value for name, value in plain(config.export).items() if name != "workers"}
-        stages.append(Stage("export", export, ("distill",), self._export))
+        stages.append(Stage("export", export, ("audit",), self._export))
         stages.append(Stage("report", plain(config.report), ("evaluate", "export"), self._report))
         return stages
 
@@ -168,6 +214,23 @@ class Run:
         check_class_sizes(data, self.config.distill.ipc)
         prepare(data, folder / _CHIPS)
         return {"classes": len(data.classes), "train": len(data.train), "val": len(data.val), "test": len(data.test)}
+
+    def _caption(self, folder: Path, checkpoint: Path) -> Figures:
+        data = self.load_data() if self.captioner.needs_names else self.data
+        captions = self.captioner.caption(data, "train", checkpoint, self.trainer)
+        prompts = class_prompts(data.classes)
+        clean = scrub_captions(captions, data.train.labels, prompts, self._terms, self._kept_names)
+        clean.save(folder / _CAPTIONS)
+        return {"chips": len(clean), **clean.figures}
+
+    @property
+    def _terms(self) -> tuple[str, ...]:
+        """Words that no text of the run may hold."""
+        return () if self.policy is None else self.policy.terms
+
+    @property
+    def _kept_names(self) -> tuple[str, ...]:
+        return tuple(info.name for info in self.data.classes) if self.policy is None else self.policy.kept_names
 
     def _fit_codec(self, folder: Path, checkpoint: Path) -> Figures:
         codec = create_codec(self.config.codec.name, self.data.bands, **self.config.codec.options)
@@ -194,16 +257,16 @@ class Run:
         return make
 
     def _find_prototypes(self, folder: Path, _: Path) -> Figures:
-        self.distiller.attach(self.data, self.latents)
+        write = self.captioner.writer(self.trainer) if self.captions and self.distiller.needs_writer() else None
+        terms, kept = self._terms, self._kept_names
+        scrubbed = None if write is None else lambda request: scrub(write(request), terms, kept)
+        self.distiller.attach(self.data, self.latents, self.captions, scrubbed)
         table = self.distiller.find_prototypes(self.config.distill.ipc)
         table.to_xarray().to_netcdf(folder / _PROTOTYPES, engine="h5netcdf")
         return table.summary()
 
     def _distill(self, folder: Path, checkpoint: Path) -> Figures:
-        method, options = self._fitted(), self.config.distill
-        if method.uses_prototypes:
-            table = Prototypes.load(self.folder("prototypes") / _PROTOTYPES)
-            method.use_prototypes(options.ipc, table)
+        method, options = self._ready(), self.config.distill
         for number, seed in enumerate(options.seeds):
             done = checkpoint / _set_name(number)
             if not done.exists():
@@ -212,9 +275,32 @@ class Run:
         first = DistilledSet.load(folder / _set_name(0))
         return {"tiles": len(first), "sets": len(options.seeds), "megabytes": round(first.image.nbytes / 1e6, 2)}
 
+    def _screen(self, folder: Path, _: Path) -> Figures:
+        options, policy = self.config.screen, self.policy
+        assert options is not None and policy is not None
+        # Of all the run, the detectors alone see chips of excluded classes; they live in memory and end here.
+        everything = load_dataset(self.config.data.name, split=_split(self.config), **_dataset_options(self.config))
+        detectors = train_detectors(everything, policy.excluded, options, self.trainer)
+        method, ipc, held = self._ready(), self.config.distill.ipc, 0
+        for number, (seed, tiles) in enumerate(zip(self.config.distill.seeds, self.sets("distill"), strict=True)):
+            redraw = partial(method.redraw, ipc, seed)
+            kept, report = screen(tiles, detectors, redraw, options.attempts, folder / numbered(_QUARANTINE, number))
+            kept.save(folder / _set_name(number))
+            write_json(folder / numbered(_SCREEN, number), report.to_dict())
+            held += report.quarantined
+        return {"tiles": len(kept), "quarantined": held}
+
+    def _audit(self, folder: Path, checkpoint: Path) -> Figures:
+        found = write_audits(self.sets(self._made), self.data, self.config, folder, checkpoint)[0]
+        return {
+            **found.counts,
+            "train_neighbour_pixels": round(found.held_out_null_pixels.rate, 3),
+            "train_neighbour_features": round(found.held_out_null_features.rate, 3),
+        }
+
     def _evaluate(self, folder: Path, checkpoint: Path) -> Figures:
         options = self.config.evaluation
-        made = {self.config.distill.method: self.sets()}
+        made = {self.config.distill.method: self.sets(self._made)}
         for name, method in self.baselines.items():
             if name not in made:
                 method.attach(self.data, self.latents)
@@ -234,8 +320,10 @@ class Run:
             workers=options.workers,
             progress=self.trainer.progress,
             geoparquet=options.geoparquet,
+            allow_blocked=options.allow_blocked,
         )
-        return {"tiles": len(tiles)}
+        manifest = json.loads((folder / _TILES / "manifest.json").read_text("utf-8"))
+        return {"tiles": len(manifest["tiles"]), "blocked_left_out": manifest["audit"]["left_out"]}
 
     def _report(self, folder: Path, _: Path) -> Figures:
         options = self.config.report
@@ -260,9 +348,17 @@ class Run:
             shutil.copy2(page, self.config.folder / _REPORT)
         return {"kilobytes": round(page.stat().st_size / 1e3)}
 
+    def _ready(self) -> Distiller:
+        """The method with all that it needs to make sets."""
+        method = self._fitted()
+        if method.uses_prototypes:
+            table = Prototypes.load(self.folder("prototypes") / _PROTOTYPES)
+            method.use_prototypes(self.config.distill.ipc, table)
+        return method
+
     def _fitted(self, before: str | None = None) -> Distiller:
         """The method with what its earlier stages learned."""
-        self.distiller.attach(self.data, self.latents)
+        self.distiller.attach(self.data, self.latents, self.captions)
         for name in self.distiller.fit_stages:
             if name == before:
                 break
@@ -270,8 +366,30 @@ class Run:
         return self.distiller
 
 
+def load_data(config: RunConfig) -> SceneData:
+    """The dataset of a configuration as it is at its root, not yet prepared."""
+    return load_dataset(config.data.name, split=_split(config), policy=config.data.policy, **_dataset_options(config))
+
+
+def audit_set(tiles: DistilledSet, config: RunConfig, folder: Path, overwrite: bool = False) -> AuditReport:
+    """Audit a set that was made elsewhere; the folder gets what the stage of a run would.
+
+    Args:
+        tiles: The set.
+        config: Its groups ``data``, ``audit`` and ``report`` count.
+        folder: The folder to make.
+        overwrite: Replace a folder that is there.
+
+    Raises:
+        AuditError: If set and dataset do not belong together.
+        StorageError: If the folder exists, or cannot be written.
+    """
+    with complete_folder(folder, overwrite) as partial:
+        return write_audits([tiles], load_data(config), config, partial)[0]
+
+
 def _set_name(number: int) -> str:
-    return _SET if number == 0 else f"distilled_{number + 1}.nc"
+    return numbered(SET, number)
 
 
 def _dataset_options(config: RunConfig) -> dict[str, Any]:
@@ -285,8 +403,17 @@ def _dataset_options(config: RunConfig) -> dict[str, Any]:
     return DATASETS.parse(config.data.name, options, "data.options")
 
 
+def _split(config: RunConfig) -> SplitOptions:
+    return SplitOptions(config.data.scheme, config.data.train, config.data.val, config.data.seed)
+
+
 def _distiller(name: str, options: Mapping[str, Any], where: str) -> Distiller:
     return DISTILLERS.get(name).factory(**DISTILLERS.parse(name, options, where))
+
+
+def _captioner(config: RunConfig) -> Captioner:
+    name, options = config.captions.name, config.captions.options
+    return CAPTIONERS.get(name).factory(**CAPTIONERS.parse(name, options, "captions.options"))
 
 
 def _check_texts(policy: ResolvedPolicy, options: Any, where: str) -> None:

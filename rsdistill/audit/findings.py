@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from rsdistill.audit.neighbours import HeldOutNull
 from rsdistill.errors import ArtifactError
+from rsdistill.options import plain
+
+if TYPE_CHECKING:
+    from rsdistill.audit.membership import MembershipResult
 
 FORMAT = "rsdistill.audit/1"
 VERDICTS = ("pass", "review", "block")
@@ -169,6 +173,10 @@ class AuditReport:
         order = np.argsort([-tile.rarity for tile in self.tiles], kind="stable")
         return [int(position) for position in order[:most]]
 
+    def with_membership(self, found: MembershipResult) -> Self:
+        """The report with the figures of a membership attack."""
+        return replace(self, membership=found.figures())
+
     def summary(self) -> dict[str, Any]:
         """What the manifest of the audited set says: figures of the whole set, without those of each tile."""
         whole = self.to_dict()
@@ -177,7 +185,7 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON; :meth:`from_dict` reads them back."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **plain(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -22,6 +22,7 @@ class AuditOptions:
         protected: Protected classes may be flagged so many times as often.
         calibration: Held-out chips that the thresholds are set by, at most; spread over the classes.
         features: ``imagenet``, ``descriptors``, or ``auto`` for the first where it is at hand.
+        membership: Shadow students of the membership attack, which trains as many and more; None leaves it out.
 
     Raises:
         OptionError: If ``block`` is above ``review``, or a value is out of range.
@@ -32,6 +33,7 @@ class AuditOptions:
     protected: Annotated[float, Field(ge=1, le=20)] = 5.0
     calibration: Annotated[int, Field(ge=20)] = 600
     features: FeatureKind = "auto"
+    membership: Annotated[int, Field(ge=4)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse shares in the wrong order; ranges are checked where options are parsed."""

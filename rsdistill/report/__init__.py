@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsdistill.report.audit_page import suspicious_pairs, write_audit
     from rsdistill.report.figures import accuracy_against_leakage
     from rsdistill.report.html import write_report
     from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
@@ -22,6 +23,8 @@ _HOMES = {
     "nearest_sheet": "sheets",
     "shared_limits": "sheets",
     "spectral_agreement": "spectra",
+    "suspicious_pairs": "audit_page",
+    "write_audit": "audit_page",
     "write_report": "html",
 }
 
@@ -33,6 +36,8 @@ __all__ = [
     "nearest_sheet",
     "shared_limits",
     "spectral_agreement",
+    "suspicious_pairs",
+    "write_audit",
     "write_report",
 ]
 

@@ -98,7 +98,8 @@ def write_report(
     """
     path, tiles = Path(path), aligned(tiles, data)
     visible = show_real or tiles.is_synthetic
-    page = _render(
+    page = render(
+        "template.html.j2",
         title=title,
         data=data,
         tiles=tiles,
@@ -112,6 +113,7 @@ def write_report(
         real_shown=show_real,
         comparison=_comparison(evaluation),
         sheets=list(_sheets(data, tiles, columns, show_real)) if visible else [],
+        prompts=_prompts(tiles) if "captions" in tiles.manifest else [],
         pairs=_pairs(data, tiles, nearest) if nearest is not None and show_real else None,
         spectra=list(_spectra(data, tiles)),
         agreement=list(_agreement(data, tiles)),
@@ -119,7 +121,7 @@ def write_report(
         histograms=list(_histograms(data, tiles)),
         spectrum_chips=AGREEMENT_CHIPS,
     )
-    _write(path, page)
+    write_page(path, page)
     return path
 
 
@@ -134,7 +136,8 @@ def verdict(row: Row) -> str:
     return "copies flagged" if row.copied else "none shown"
 
 
-def _render(**values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates beside this module; a name that it lacks is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -150,10 +153,15 @@ def _render(**values: Any) -> str:
         "storage": formatting.storage,
     }
     environment.globals |= {"percent": formatting.percent, "verdict": verdict}
-    return environment.get_template("template.html.j2").render(**values)
+    return environment.get_template(template).render(**values)
 
 
-def _write(path: Path, page: str) -> None:
+def write_page(path: Path, page: str) -> None:
+    """Write a page, complete or not at all.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     if path.is_dir():
         raise StorageError(f"{path} is a folder; name a file in it, such as {path / 'report.html'}")
     partial = path.with_name(f".partial-{path.name}")
@@ -259,6 +267,14 @@ def _histograms(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
 
 def _pairs(data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64]) -> Picture:
     return Picture.of(nearest_sheet(data, tiles, nearest), "Distilled images beside the training chip nearest to each.")
+
+
+def _prompts(tiles: DistilledSet) -> list[tuple[str, list[str]]]:
+    """Readable name and prompts of each class, in the order of its images."""
+    return [
+        (tiles.classes[label].name, [tiles.caption[i] for i in np.flatnonzero(tiles.label == label).tolist()])
+        for label in np.unique(tiles.label)
+    ]
 
 
 def _class_keys(tiles: DistilledSet) -> list[str]:

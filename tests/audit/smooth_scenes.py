@@ -21,7 +21,7 @@ def smooth(count, seed=0, side=32):
     return np.clip(made + 4000 + random.normal(0, 30, made.shape), 1, 10000).astype(np.uint16)
 
 
-def smooth_data(train=160, val=40, test=160, seed=0):
+def smooth_data(train=140, val=20, test=100, seed=0):
     """The chips as a dataset with views of these sizes."""
     count = train + val + test
     source = NoiseScenes(count)

@@ -1,0 +1,72 @@
+"""The audit of a set as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rsdistill.audit.findings import AuditReport
+from rsdistill.audit.suspects import find_suspects
+from rsdistill.datasets.base import SceneData
+from rsdistill.distilled import DistilledSet
+from rsdistill.report.html import Picture, render, write_page
+from rsdistill.report.sheets import nearest_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PAIRS = 8
+
+
+def write_audit(
+    path: str | Path,
+    *,
+    report: AuditReport,
+    data: SceneData,
+    tiles: DistilledSet,
+    show_real: bool = True,
+) -> Path:
+    """Write an audit as one self-contained HTML file, complete or not at all.
+
+    Args:
+        path: The file; one that is there is replaced.
+        report: What the audit found.
+        data: The dataset audited against.
+        tiles: The set audited.
+        show_real: Whether real chips may be seen; False leaves out the figure of suspicious pairs.
+
+    Returns:
+        The file.
+
+    Raises:
+        AuditError: If the report is of another set.
+        StorageError: If the file cannot be written.
+    """
+    path = Path(path)
+    pairs = None
+    if show_real:
+        figure = suspicious_pairs(data, tiles, report)
+        pairs = Picture.of(figure, "The most suspicious tiles beside the training chip that each is likest to.")
+    flagged = sorted((tile for tile in report.tiles if tile.verdict != "pass"), key=lambda tile: -tile.rarity)
+    write_page(path, render("audit.html.j2", report=report, flagged=flagged, pairs=pairs))
+    return path
+
+
+def suspicious_pairs(data: SceneData, tiles: DistilledSet, report: AuditReport, most: int = _PAIRS) -> Figure:
+    """The most suspicious tiles, flagged or not, beside the training chip that each is likest to.
+
+    It shows real chips: keep it where these may be seen.
+
+    Args:
+        data: The dataset audited against.
+        tiles: The set audited.
+        report: What the audit found.
+        most: Number of pairs.
+
+    Raises:
+        AuditError: If the report is of another set.
+    """
+    suspects = find_suspects(tiles, data, report, most)
+    return nearest_sheet(data, tiles.subset(np.array(suspects.tiles)), suspects.chips, most)
