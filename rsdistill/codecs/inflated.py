@@ -50,7 +50,9 @@ class InflatedCodec(AutoencoderCodec):
         subfolder: Folder within it, such as ``vae`` in a Stable Diffusion checkpoint.
         local_files_only: Never look on the hub beyond what is already downloaded.
         freeze: ``middle`` trains the first and the last convolution alone, ``none`` everything.
-        hold: Weight that holds latents and colours to the pretrained model's.
+        hold: Weight that holds colours to the pretrained model's reconstruction.
+        hold_latents: Weight that holds latents to the pretrained model's: small, for they have to move
+            to carry further bands.
         steps: Optimiser steps of the fit.
         batch: Chips a step.
         lr: Peak learning rate.
@@ -73,6 +75,7 @@ class InflatedCodec(AutoencoderCodec):
         local_files_only: bool = False,
         freeze: Literal["middle", "none"] = "none",
         hold: Annotated[float, Field(ge=0)] = 1.0,
+        hold_latents: Annotated[float, Field(ge=0)] = 0.1,
         steps: Annotated[int, Field(ge=1)] = 1000,
         batch: Annotated[int, Field(ge=1)] = 16,
         lr: Annotated[float, Field(gt=0)] = 1e-3,
@@ -82,7 +85,8 @@ class InflatedCodec(AutoencoderCodec):
     ) -> None:
         self.bands, self.colours = bands, find_colours(bands)
         self.pretrained, self.revision, self.subfolder = pretrained, revision, subfolder
-        self.local_files_only, self.freeze, self.hold = local_files_only, freeze, hold
+        self.local_files_only, self.freeze = local_files_only, freeze
+        self.hold, self.hold_latents = hold, hold_latents
         self.steps, self.batch, self.lr, self.loss, self.kl_weight = steps, batch, lr, loss or LossOptions(), kl_weight
         self.seed = seed
 
@@ -157,21 +161,25 @@ class _Training(CodecTraining):
 
     def __init__(self, codec: InflatedCodec, pretrained: AutoencoderKL, weights: torch.Tensor) -> None:
         super().__init__(codec, weights, codec.lr, codec.kl_weight)
-        self.colours, self.hold = list(codec.colours), codec.hold
+        self.colours, self.hold, self.hold_latents = list(codec.colours), codec.hold, codec.hold_latents
         self.pretrained = pretrained.requires_grad_(False)
 
     def anchor(self, chips: torch.Tensor, latents: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor | float:
-        """L1 distance to what the pretrained model makes of the colours alone."""
-        if not self.hold:
+        """Distance to what the pretrained model makes of the colours alone.
+
+        Colours by L1; latents, in units of about unit variance, by mean square, which lets them move a
+        little everywhere.
+        """
+        if not (self.hold or self.hold_latents):
             return 0.0
         with torch.no_grad():
             wanted = self.pretrained.encode(chips[:, self.colours]).latent_dist.mean
             colours = self.pretrained.decode(wanted).sample
-        drift = F.l1_loss(latents, wanted) * self.pretrained.config.scaling_factor
+        drift = F.mse_loss(latents, wanted) * self.pretrained.config.scaling_factor**2
         change = F.l1_loss(rebuilt[:, self.colours], colours)
         self.log("drift", drift)
         self.log("change", change)
-        held: torch.Tensor = self.hold * (drift + change)
+        held: torch.Tensor = self.hold * change + self.hold_latents * drift
         return held
 
 

@@ -117,18 +117,23 @@ def test_the_frozen_middle_does_not_move(pretrained, quiet):
     assert len(moved("none")[0]) > 20
 
 
-def test_holding_keeps_latents_near_the_pretrained_ones(pretrained, quiet):
+def test_holding_keeps_latents_and_colours_near_the_pretrained_ones(pretrained, quiet):
     data = _data(["blue", "green", "red", "nir"])
     chips = torch.from_numpy(data.val.images())
     start = _untrained(data, pretrained, quiet).autoencoder()
 
-    def drift(hold):
-        codec = create_codec("inflated", data.bands, pretrained=str(pretrained), hold=hold, steps=25, batch=8, lr=3e-3)
+    @torch.no_grad()
+    def moved(**hold):
+        codec = create_codec("inflated", data.bands, pretrained=str(pretrained), steps=25, batch=8, lr=3e-3, **hold)
         vae = codec.fit(data, trainer=quiet).autoencoder()
         normalised = codec.normalisation_.forward(chips, data.bands)
-        return float((vae.encode(normalised).latent_dist.mean - start.encode(normalised).latent_dist.mean).abs().mean())
+        ours, theirs = (model.encode(normalised).latent_dist.mean for model in (vae, start))
+        colours = [model.decode(latents).sample[:, :3] for model, latents in ((vae, ours), (start, theirs))]
+        return float((ours - theirs).abs().mean()), float((colours[0] - colours[1]).abs().mean())
 
-    assert drift(10.0) < 0.5 * drift(0.0)
+    free = moved(hold=0.0, hold_latents=0.0)
+    assert moved(hold=0.0, hold_latents=30.0)[0] < 0.5 * free[0]
+    assert moved(hold=30.0, hold_latents=0.0)[1] < 0.5 * free[1]
 
 
 def test_the_scale_stays_unless_it_is_far_off(pretrained, quiet, tmp_path):
