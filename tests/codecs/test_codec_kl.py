@@ -180,7 +180,8 @@ def test_one_resolution_starts_at_block_pca(tiny_data, quiet):
     assert codec.psnr(tiny_data.val) > untrained(1, [8, 16]).psnr(tiny_data.val) + 3.0
     rows = blocks.permute(0, 2, 3, 1).reshape(-1, 16).numpy()
     rest = PCA(4).fit(rows).inverse_transform(PCA(4).fit_transform(rows)) - rows
-    assert codec.psnr(tiny_data.val) == pytest.approx(10 * np.log10(4 / np.mean(rest**2)), abs=4.0)
+    # Block PCA of the validation chips themselves, which the help of neighbours makes up for.
+    assert codec.psnr(tiny_data.val) == pytest.approx(10 * np.log10(4 / np.mean(rest**2)), abs=1.5)
     with pytest.raises(CodecError, match=r"cannot start 4 latent channels from patches of 3 values"):
         create_codec("kl", get_bands("rgb"), latent_channels=4, block_channels=[16]).fit(
             load_dataset("synthetic", size=8, chips_per_class=4, bands="rgb", classes=["forest", "beach"])
