@@ -111,7 +111,7 @@ def test_nothing_of_an_excluded_class_is_left(method, marked, tmp_path, monkeypa
 def test_without_the_policy_the_search_finds_the_mark(marked, tmp_path, monkeypatch):
     """The negative control: what the test above looks for is there, and is found, when nothing keeps it out."""
     folder, on_the_way, openers = run(marked, tmp_path, "dpd", False, monkeypatch)
-    assert openers == {"prepare"}
+    assert "prepare" in openers
     assert on_the_way
     found = "\n".join(traces(folder))
     for expected in ("chips.npy: pixels", "index.json: text", "distilled.nc: text", "report.html", "index.gpkg: text"):
