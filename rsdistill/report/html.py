@@ -203,6 +203,9 @@ def _cards(data: SceneData, tiles: DistilledSet, evaluation: EvaluationReport | 
         if row.held_out_null is not None:
             words = f"have a training chip as nearest neighbour (50 % without a leak); leakage: {verdict(row)}"
             cards.append((f"{formatting.percent(row.held_out_null, digits=0)} %", words))
+    if tiles.verdict is not None:
+        blocked, review = (sum(verdict == name for verdict in tiles.verdict) for name in ("block", "review"))
+        cards.append((f"{blocked}", f"blocked by the audit as likely copies, {review} to be looked at (audit.html)"))
     return cards
 
 
