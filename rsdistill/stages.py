@@ -279,7 +279,9 @@ class Run:
         options, policy = self.config.screen, self.policy
         assert options is not None and policy is not None
         # Of all the run, the detectors alone see chips of excluded classes; they live in memory and end here.
-        everything = load_dataset(self.config.data.name, split=_split(self.config), **_dataset_options(self.config))
+        # Of all classes, too: data.classes may not name an excluded one.
+        given = {name: value for name, value in _dataset_options(self.config).items() if name != "classes"}
+        everything = load_dataset(self.config.data.name, split=_split(self.config), **given)
         detectors = train_detectors(everything, policy.excluded, options, self.trainer)
         method, ipc, held = self._ready(), self.config.distill.ipc, 0
         for number, (seed, tiles) in enumerate(zip(self.config.distill.seeds, self.sets("distill"), strict=True)):

@@ -122,6 +122,21 @@ def test_prompt_may_not_say_what_is_kept_out(tmp_path, policy):
         Run(configured(tmp_path, "--distill.options.prompt", "{name} near runways", data__policy=policy()))
 
 
+def test_screen_sees_every_class_whatever_the_run_takes(tmp_path, policy, monkeypatch):
+    """The classes of a run may not name an excluded one, yet the screen must know what that looks like."""
+    seen = []
+
+    def train_detectors(data, excluded, *_):
+        seen.append(({info.key for info in data.classes}, set(excluded)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsdistill.stages.train_detectors", train_detectors)
+    with pytest.raises(KeyboardInterrupt):
+        Run(configured(tmp_path, data__policy=policy()))._screen(tmp_path, tmp_path)
+    (classes, excluded) = seen[0]
+    assert excluded == {"runway", "storage_tanks"} < classes
+
+
 @pytest.mark.slow
 def test_manifests_say_which_policy_and_what_it_did(tmp_path, policy):
     options = {"data__classes": "[forest, river, beach]", "data__policy": policy()} | {"distill__method": "random"}
