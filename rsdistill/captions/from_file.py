@@ -90,15 +90,17 @@ class FileCaptioner(Captioner):
         matches = match_names(sentences, data.source.chip_ids)
         if len(matches.unused) == len(sentences):
             numbers = all(Path(name).stem.isdecimal() for name in sentences)
+            some = "" if data.policy else f" ({listed(list(sentences), 3)})"
             hint = "set option match to 'number' if they count the chips in order, or " if numbers else ""
             raise DatasetError(
-                f"no name in captions file {self.path} ({listed(list(sentences), 3)}) is that of a chip of "
+                f"no name in captions file {self.path}{some} is that of a chip of "
                 f"'{data.name}' ({listed(list(data.source.chip_ids), 3)}); {hint}correct the names"
             )
         if matches.unused:
             warnings.warn(
                 f"captions file {self.path} describes {len(sentences)} images; {len(matches.unused)} of them are no "
-                f"chips of '{data.name}' and are left out: {listed(matches.unused)}",
+                # Under a policy they may be those of excluded chips, whose names go into no log.
+                f"chips of '{data.name}' and are left out" + (f": {listed(matches.unused)}" if not data.policy else ""),
                 UnusedCaptionsWarning,
                 stacklevel=2,
             )

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
 from fake_scenes import ListedScenes, write_dataset, write_folder
 
+from rsdistill.captions import create_captioner
 from rsdistill.datasets import DATASETS, load_dataset, load_prepared, prepare
 from rsdistill.datasets.base import SceneSource
 from rsdistill.datasets.governed import without_excluded
 from rsdistill.datasets.loading import resolve_policy
-from rsdistill.errors import PolicyError
+from rsdistill.errors import DatasetError, PolicyError
 from rsdistill.sensitive.policy import Policy
 
 OPTIONS = {"size": 16, "chips_per_class": 10}
@@ -191,3 +193,21 @@ def test_source_without_excluded_keeps_its_own_classes(policy):
         "residential",
     ]
     np.testing.assert_array_equal(kept.read(0), source.read(0))
+
+
+@pytest.mark.parametrize("also", ["forest_0000", "elsewhere"])
+def test_captions_of_excluded_chips_are_left_out_and_not_named(also, policy, tmp_path):
+    """A captions file speaks of all chips, also of those that nobody may learn of."""
+    path = tmp_path / "captions.csv"
+    path.write_text(f"image,caption\nrunway_0000,A runway\n{also},Trees\n")
+    data = load_dataset("synthetic", policy=policy, **OPTIONS)
+    captioner = create_captioner("file", path=str(path), missing="template")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            texts = [captioner.caption(data, split).texts for split in ("train", "val")]
+        except DatasetError as error:
+            assert also == "elsewhere"
+            said, texts = [error], []
+    assert said
+    assert "runway" not in str([str(getattr(each, "message", each)) for each in said] + texts)
