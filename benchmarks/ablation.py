@@ -1,0 +1,165 @@
+"""What each part of a method brings and costs: ``python benchmarks/ablation.py benchmarks/ablation_aid.yaml --root FOLDER``.
+
+A study is a YAML file: a config, the runs to train (options laid over the config), and the rows of the table
+(options of the method laid over a run's). Runs are trained up to their last learned stage; every row then draws
+its sets with them, and all are judged by one protocol. Everything is kept in the study's folder: a second call
+continues where the first one was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rsdistill.audit.features import create_features
+from rsdistill.audit.pixels import Normalisation, shrink
+from rsdistill.config import load_config, merge_overrides, parse_config
+from rsdistill.datasets import SceneData, SceneView
+from rsdistill.distilled import DistilledSet
+from rsdistill.distillers.base import DISTILLERS, Distiller
+from rsdistill.evaluation import Recipe, coverage, evaluate
+from rsdistill.options import plain
+from rsdistill.provenance import digest, write_json
+from rsdistill.stages import Run
+
+
+def main() -> None:
+    """Carry out a study and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("--root", help="folder of the dataset")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--rows", nargs="*", help="names of the rows to make; all unless given")
+    options = parser.parse_args()
+    study = yaml.safe_load(options.study.read_text(encoding="utf-8"))
+    folder = options.out / study["name"]
+    runs = {name: _trained(study, name, over or {}, options) for name, over in study["runs"].items()}
+    rows = [row for row in study["rows"] if not options.rows or row["name"] in options.rows]
+    found = [_judged(row, runs[row.get("run", next(iter(runs)))], study, folder) for row in rows]
+    full = _full(next(iter(runs.values())), study, folder) if study.get("full", True) and not options.rows else []
+    write_json(folder / "table.json", [*found, *full])
+    print(_table([*found, *full], study["students"]))
+
+
+def _trained(study: dict[str, Any], name: str, over: dict[str, Any], options: argparse.Namespace) -> Run:
+    """A run, carried out up to its last learned stage."""
+    config = load_config(study["config"])
+    given = {**study.get("options", {}), **over, "name": f"{study['name']}/{name}", "out": str(options.out)}
+    if options.root:
+        given["data.root"] = options.root
+    words = [word for key, value in given.items() if key != "name" for word in (f"--{key}", json.dumps(value))]
+    values = merge_overrides(plain(config), words)
+    config = replace(parse_config(values), name=given["name"])
+    run = Run(config)
+    run.pipeline.run(run.distiller.fit_stages[-1])
+    return run
+
+
+def _method(row: dict[str, Any], run: Run) -> Distiller:
+    """The method of a row, with what the run learned."""
+    name = row.get("method", run.config.distill.method)
+    if name != run.config.distill.method:
+        return (
+            DISTILLERS.get(name)
+            .factory(**DISTILLERS.parse(name, row.get("options", {}), row["name"]))
+            .attach(run.data, run.latents)
+        )
+    words = [word for key, value in row.get("options", {}).items() for word in (f"--{key}", json.dumps(value))]
+    chosen = merge_overrides(dict(run.config.distill.options), words)
+    method = (
+        DISTILLERS.get(name)
+        .factory(**DISTILLERS.parse(name, chosen, row["name"]))
+        .attach(run.data, run.latents, run.captions)
+    )
+    for stage in method.fit_stages:
+        method.load_stage(stage, run.folder(stage) / stage, run.trainer)
+    return method
+
+
+def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sets of a row, its accuracies, leakage and coverage."""
+    method, ipc = _method(row, run), run.config.distill.ipc
+    key = digest([plain(row), study["runs"], plain(run.config.distill), ipc])[:12]
+    sets, seconds = [], []
+    for seed in study["seeds"]:
+        path = folder / "sets" / f"{row['name'].replace(' ', '_')}-{key}-{seed}.nc"
+        clock = path.with_suffix(".seconds.json")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            tiles = method.distill(ipc, seed)
+            write_json(clock, time.monotonic() - started)
+            tiles.save(path)
+        sets.append(DistilledSet.load(path))
+        seconds.append(json.loads(clock.read_text()))
+    result: dict[str, Any] = {"name": row["name"], "seconds": float(np.mean(seconds)), "students": {}}
+    for student, recipe in study["students"].items():
+        report = evaluate(
+            {row["name"]: sets}, run.data, Recipe.of(recipe), study["training_seeds"], False, folder / "students"
+        )
+        for judged in report.rows:
+            result["students"][f"{student} {judged.track}"] = {"oa": judged.oa, "std": judged.oa_std, "n": judged.n}
+            result |= {"null": judged.held_out_null, "copied": judged.copied, "bytes": judged.bytes}
+            result["null_interval"] = [judged.held_out_low, judged.held_out_high]
+    result["coverage"] = _coverage(sets, run.data)
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def _coverage(sets: list[DistilledSet], data: SceneData) -> float:
+    """Mean over sets of how near each test chip has a tile of its class, in the audit's features."""
+    chips = shrink(data.train.images(), data.bands, None)
+    features = create_features("auto", data, Normalisation.of(chips[:512]))
+
+    def seen(view: SceneView | DistilledSet) -> np.ndarray[Any, Any]:
+        images = view.image if isinstance(view, DistilledSet) else view.images()
+        parts = np.array_split(images, max(1, len(images) // 256))
+        return np.concatenate([features(shrink(part, data.bands, None)).numpy() for part in parts])
+
+    real = seen(data.test)
+    return float(np.mean([coverage(real, data.test.labels, seen(tiles), tiles.label) for tiles in sets]))
+
+
+def _full(run: Run, study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The ceiling: all real train chips."""
+    result: dict[str, Any] = {"name": "all real chips", "students": {}}
+    tiles = DISTILLERS.get("random").factory().attach(run.data, None).distill(1, 0)
+    for student, recipe in study["students"].items():
+        seeds = study["training_seeds"][:1]
+        report = evaluate({"random": [tiles]}, run.data, Recipe.of(recipe), seeds, True, folder / "students")
+        row = report.rows[-1]
+        result["students"][f"{student} hard"] = {"oa": row.oa, "std": row.oa_std, "n": row.n}
+    return [result]
+
+
+def _table(rows: list[dict[str, Any]], students: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    tracks = [f"{student} {track}" for student in students for track in ("hard", "soft")]
+    tracks = [track for track in tracks if any(track in row["students"] for row in rows)]
+    heads = ["row", *(f"{track}, OA %" for track in tracks), "train neighbour, % (95 %)", "copies, %", "coverage", "s"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        cells = [row["name"]]
+        for track in tracks:
+            found = row["students"].get(track)
+            spread = "" if found is None or found["std"] is None else f" ± {100 * found['std']:.1f}"
+            cells.append("–" if found is None else f"{100 * found['oa']:.1f}{spread}")
+        if row.get("null") is None:
+            cells += ["–"] * 4
+        else:
+            low, high = row["null_interval"]
+            cells.append(f"{100 * row['null']:.0f} ({100 * low:.0f} to {100 * high:.0f})")
+            cells += [f"{100 * row['copied']:.0f}", f"{row['coverage']:.3f}", f"{row['seconds']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
