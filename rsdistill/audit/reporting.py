@@ -25,14 +25,14 @@ _FEATURE_SHARE = 0.999
 # Rarities above this are told as more than so rare: tails are not known that far out.
 _RAREST = 6.0
 
+# What is said of a flagged tile; the median of honest images stands in brackets.
 _REASONS = {
-    "pixels": "its pixels are at a distance of {value:.2f} from one training chip, honest images at {honest:.2f}",
-    "copy_ratio": "it is {value:.2f} times as far from one training chip as from those around, "
-    "honest images {honest:.2f} times",
-    "blend": "its coarse layout stands out as that of one training chip by {value:.1f}, honest images by {honest:.1f}",
-    "patches": "its quadrants stand out as crops of training chips by {value:.1f}, honest images by {honest:.1f}",
-    "features": "its features have a cosine of {value:.2f} with those of one training chip, honest images {honest:.2f}",
-    "ssim": "its structural similarity to training chips is {value:.2f}, that of honest images {honest:.2f}",
+    "pixels": "its pixels lie {value:.2f} from those of one training chip ({honest:.2f})",
+    "copy_ratio": "it is {value:.2f} times as far from one training chip as from those around ({honest:.2f})",
+    "blend": "its coarse layout stands out as that of one training chip by {value:.1f} ({honest:.1f})",
+    "patches": "its quadrants stand out as crops of training chips by {value:.1f} ({honest:.1f})",
+    "features": "its features have a cosine of {value:.2f} with those of one training chip ({honest:.2f})",
+    "ssim": "its structural similarity to five training chips is {value:.2f} ({honest:.2f})",
 }
 
 
@@ -119,7 +119,7 @@ def _findings(tiles: DistilledSet, evidence: Evidence, protected: frozenset[str]
     limits = calibration.thresholds.review_limits(guarded)
     for position, (verdict, slot) in enumerate(zip(verdicts, tiles.slots, strict=True)):
         own = {name: float(rarities[name][position]) for name in names}
-        flagged = [name for name in names if own[name] >= limits[position]]
+        flagged = sorted((name for name in names if own[name] >= limits[position]), key=lambda name: -own[name])
         yield TileFinding(
             class_key=tiles.classes[tiles.label[position]].key,
             slot=int(slot),
@@ -136,8 +136,10 @@ def _findings(tiles: DistilledSet, evidence: Evidence, protected: frozenset[str]
 
 def _reason(name: str, value: float, rarity: float, honest: Mapping[str, float]) -> str:
     words = _REASONS[name].format(value=value, honest=honest[name])
-    how = f"more than {10**_RAREST:,.0f}" if rarity > _RAREST else f"about {10**rarity:,.0f}"
-    return f"{words} in the median; one honest image in {how} goes so far"
+    if rarity > _RAREST:
+        return f"{words}; fewer than one honest image in {10**_RAREST:,.0f} goes so far"
+    # One digit: tails are not known better.
+    return f"{words}; about one honest image in {float(f'{10**rarity:.0e}'):,.0f} goes so far"
 
 
 def _summaries(

@@ -212,3 +212,21 @@ def test_no_held_out_chip_is_said(data):
 def test_shares_in_the_wrong_order_are_refused():
     with pytest.raises(OptionError, match=r"audit\.block"):
         AuditOptions(review=0.001, block=0.01)
+
+
+def test_membership_figures_find_their_place_in_report_and_page(auditor, data, tmp_path):
+    from rsdistill.audit.membership import MembershipResult
+    from rsdistill.audit.roc import Attack
+    from rsdistill.report import write_audit
+
+    attack = Attack(np.linspace(0.2, 1.2, 300), np.linspace(0.0, 1.0, 300))
+    found = MembershipResult("noise", "planted", 2, "hard", "online", 8, 2, attack, None)
+    tiles = copies_of(data.train, 4)
+    plain = auditor.audit(tiles)
+    report = plain.with_membership(found)
+    assert plain.membership is None
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))).membership == found.figures()
+    page = write_audit(tmp_path / "audit.html", report=report, data=data, tiles=tiles).read_text()
+    assert f"{100 * attack.tpr(0.01):.1f} (" in page and "members found at 1 % false alarms" in page
+    assert page.count('<span class="tag real">block</span>') == 4
+    assert "fewer than one honest image in 1,000,000" in page
