@@ -28,6 +28,7 @@ STAGES = {
     "train": "train the diffusion model",
     "prototypes": "find the prototypes",
     "distill": "make the distilled sets",
+    "screen": "replace what looks like an excluded class (where data.policy excludes any)",
     "audit": "search them for leaked chips (or name a distilled set: audit SET.nc --data NAME --root FOLDER --out DIR)",
     "evaluate": "judge them beside the baselines",
     "export": "write tiles and index (or name a distilled set: export SET.nc --out DIR)",
