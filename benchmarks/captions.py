@@ -54,31 +54,31 @@ class Attribute:
         classes: Classes that have it.
         fact: Its name among the facts of a chip.
         phrases: What a caption says for each value.
-        values: The words that the fact can be, or upper limits of each but the last phrase.
+        values: The words that the fact can be; or, for a number, the limits below and above which it has the
+            first or the second phrase, while nothing is said of what lies between.
     """
 
     title: str
     classes: tuple[str, ...]
     fact: str
     phrases: tuple[str, ...]
-    values: tuple[str, ...] | tuple[float, ...]
+    values: tuple[str, ...] | tuple[float, float]
 
-    def value(self, facts: dict[str, float | str]) -> int:
-        """Position of the phrase that is true of a chip with these facts."""
+    def value(self, facts: dict[str, float | str]) -> int | None:
+        """Position of the phrase that is true of a chip with these facts; None if nothing is said."""
         fact = facts[self.fact]
         if isinstance(fact, str):
             return self.values.index(fact)
-        return int(np.searchsorted(self.values, fact))
+        low, high = self.values
+        return 0 if fact < low else 1 if fact > high else None
 
 
 STAGES = ("bare", "emerging", "green", "ripe", "stubble")
 SEASONS = ("spring", "summer", "autumn", "winter")
 # The limits part rivers, and densities of houses, into thirds.
 ATTRIBUTES = (
-    Attribute("river width", ("river",), "river_width_m", ("narrow", "medium", "wide"), (23.3, 34.7)),
-    Attribute(
-        "roof density", ("residential",), "houses_per_ha", ("sparse roofs", "roofs", "dense roofs"), (17.6, 20.9)
-    ),
+    Attribute("river width", ("river",), "river_width_m", ("narrow", "wide"), (23.3, 34.7)),
+    Attribute("roof density", ("residential",), "houses_per_ha", ("sparse roofs", "dense roofs"), (17.6, 20.9)),
     Attribute("crop stage", ("cropland",), "crop_stage", tuple(f"{stage} fields" for stage in STAGES), STAGES),
     Attribute("season", ("river", "residential", "cropland"), "season", SEASONS, SEASONS),
 )
@@ -90,9 +90,10 @@ def attributes_of(key: str) -> list[Attribute]:
     return [attribute for attribute in ATTRIBUTES if key in attribute.classes]
 
 
-def caption(key: str, values: tuple[int, ...]) -> str:
+def caption(key: str, values: tuple[int | None, ...]) -> str:
     """A sentence that tells a class and values of its attributes."""
-    phrases = [attribute.phrases[value] for attribute, value in zip(attributes_of(key), values, strict=True)]
+    told = zip(attributes_of(key), values, strict=True)
+    phrases = [attribute.phrases[value] for attribute, value in told if value is not None]
     return ", ".join([TEMPLATE.format(name=key), *phrases])
 
 
@@ -113,9 +114,11 @@ class Chips:
         return cls(images, keys, [source.attributes(index) for index in every])
 
     def having(self, attribute: Attribute) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Images of the classes that have an attribute, and its values."""
-        which = [index for index, key in enumerate(self.keys) if key in attribute.classes]
-        return self.images[which], np.array([attribute.value(self.facts[index]) for index in which])
+        """Images of which an attribute is said, and its values."""
+        chips = enumerate(zip(self.keys, self.facts, strict=True))
+        values = {index: attribute.value(facts) for index, (key, facts) in chips if key in attribute.classes}
+        said = {index: value for index, value in values.items() if value is not None}
+        return self.images[list(said)], np.array(list(said.values()))
 
 
 def read_captions(data: SceneData, folder: Path) -> Captions:
@@ -136,7 +139,7 @@ def judge(attribute: Attribute, learn: Chips, held_out: Chips, options: argparse
     """A classifier of an attribute, and its accuracy on held-out chips."""
     images, values = learn.having(attribute)
     unseen, truth = held_out.having(attribute)
-    recipe = Recipe(steps=options.judge_steps, size=None)
+    recipe = Recipe(steps=options.judge_steps, size=None, student_options={"width": 32})
     normalisation = Normalisation.of(torch.from_numpy(images))
     student = train_student(images, values, None, recipe, len(attribute.phrases), 0, normalisation, QUIET)
     return student, float((predict(student, unseen) == truth).mean())
@@ -184,8 +187,8 @@ def main() -> None:
     parser.add_argument("--text-scale", type=float, default=3.0, help="classifier-free guidance")
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--tiles", type=int, default=6, help="tiles for each combination of values")
-    parser.add_argument("--judge-chips", type=int, default=600, help="chips a class that a classifier learns from")
-    parser.add_argument("--judge-steps", type=int, default=500)
+    parser.add_argument("--judge-chips", type=int, default=1000, help="chips a class that a classifier learns from")
+    parser.add_argument("--judge-steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -199,6 +202,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captions = read_captions(data, folder)
+        # Chips are rendered once, instead of anew at each reading.
         prepare(data, folder / "chips")
         data = load_prepared(folder / "chips")
         codec = create_codec("kl", data.bands, **CODEC).fit(data, trainer=QUIET)
