@@ -275,7 +275,7 @@ class Run:
         first = DistilledSet.load(folder / _set_name(0))
         return {"tiles": len(first), "sets": len(options.seeds), "megabytes": round(first.image.nbytes / 1e6, 2)}
 
-    def _screen(self, folder: Path, _: Path) -> Figures:
+    def _screen(self, folder: Path, checkpoint: Path) -> Figures:
         options, policy = self.config.screen, self.policy
         assert options is not None and policy is not None
         # Of all the run, the detectors alone see chips of excluded classes; they live in memory and end here.
@@ -286,7 +286,12 @@ class Run:
         method, ipc, held = self._ready(), self.config.distill.ipc, 0
         for number, (seed, tiles) in enumerate(zip(self.config.distill.seeds, self.sets("distill"), strict=True)):
             redraw = partial(method.redraw, ipc, seed)
-            kept, report = screen(tiles, detectors, redraw, options.attempts, folder / numbered(_QUARANTINE, number))
+            # Outside the result: what was held back stays to be looked at even if the set is given up.
+            held_back = checkpoint / numbered(_QUARANTINE, number)
+            held_back.unlink(missing_ok=True)
+            kept, report = screen(tiles, detectors, redraw, options.attempts, held_back)
+            if held_back.exists():
+                shutil.copy2(held_back, folder / held_back.name)
             kept.save(folder / _set_name(number))
             write_json(folder / numbered(_SCREEN, number), report.to_dict())
             held += report.quarantined
