@@ -1,4 +1,6 @@
-"""What each part of a method brings and costs: ``python benchmarks/ablation.py benchmarks/ablation_aid.yaml --root FOLDER``.
+"""What each part of a method brings and costs, and what it leaks.
+
+    python benchmarks/ablation.py benchmarks/ablation_ucmerced.yaml --root FOLDER
 
 A study is a YAML file: a config, the runs to train (options laid over the config), and the rows of the table
 (options of the method laid over a run's). Runs are trained up to their last learned stage; every row then draws

@@ -29,8 +29,8 @@ TRAINER = TrainerOptions(accelerator="cpu", progress=False)
 
 
 def open_data(root: Path, split: str, bands: tuple[str, ...] | None = None) -> tuple[SceneData, torch.Tensor]:
-    """The dataset, 64 px, and the chips of the split to report on."""
-    data = load_dataset("eurosat", root=root, train=0.5, val=0.2, size=64, bands=bands)
+    """The dataset, 32 px, and the chips of the split to report on."""
+    data = load_dataset("eurosat", root=root, train=0.8, val=0.1, size=32, bands=bands)
     return data, torch.from_numpy(getattr(data, split).images())
 
 
@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of EuroSAT")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="chips to report on")
     parser.add_argument("--rgb-steps", type=int, default=400, help="steps of the RGB autoencoder")
-    parser.add_argument("--steps", type=int, default=300, help="steps of each inflated codec")
+    parser.add_argument("--steps", type=int, default=600, help="steps of each inflated codec")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
         data, chips = open_data(options.data, options.split, COLOURS)
         rgb = KLCodec(
-            data.bands, latent_channels=4, block_channels=(32, 64), steps=options.rgb_steps, batch=8, seed=options.seed
+            data.bands, latent_channels=8, block_channels=(16, 32), steps=options.rgb_steps, batch=8, seed=options.seed
         )
         rgb.fit(data, trainer=TRAINER).save(folder)
         pretrained = errors(rgb, chips).mean()
@@ -68,8 +68,8 @@ def main() -> None:
         start: np.ndarray | None = None
         for label, freeze, steps, lr in (
             ("none: the start", "none", 1, 1e-12),
-            ("everything", "none", options.steps, 1e-3),
-            ("first and last convolution", "middle", options.steps, 3e-3),
+            ("everything", "none", options.steps, 4e-3),
+            ("first and last convolution", "middle", options.steps, 1e-2),
         ):
             codec = InflatedCodec(
                 everything.bands, folder, freeze=freeze, steps=steps, batch=8, lr=lr, seed=options.seed

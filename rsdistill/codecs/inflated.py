@@ -26,6 +26,8 @@ _COLOURS = ("red", "green", "blue")
 _NEAR = 0.041
 # Latents whose spread on train lies within this factor of 1 keep the pretrained scale.
 _SCALE_TOLERANCE = 2.0
+# Share of the steps over which the hold rises to its full weight.
+_RISE = 0.7
 
 
 @CODECS.register(
@@ -52,7 +54,7 @@ class InflatedCodec(AutoencoderCodec):
         freeze: ``middle`` trains the first and the last convolution alone, ``none`` everything.
         hold: Weight that holds colours to the pretrained model's reconstruction.
         hold_latents: Weight that holds latents to the pretrained model's: small, for they have to move
-            to carry further bands.
+            to carry further bands. Both weights rise over the first part of the fit.
         steps: Optimiser steps of the fit.
         batch: Chips a step.
         lr: Peak learning rate.
@@ -168,7 +170,8 @@ class _Training(CodecTraining):
         """Distance to what the pretrained model makes of the colours alone.
 
         Colours by L1; latents, in units of about unit variance, by mean square, which lets them move a
-        little everywhere.
+        little everywhere. Both weights rise from zero: held from the first step, the latents find no
+        way to carry the other bands, whose error then stays at what can be guessed from the colours.
         """
         if not (self.hold or self.hold_latents):
             return 0.0
@@ -179,7 +182,8 @@ class _Training(CodecTraining):
         change = F.l1_loss(rebuilt[:, self.colours], colours)
         self.log("drift", drift)
         self.log("change", change)
-        held: torch.Tensor = self.hold * change + self.hold_latents * drift
+        progress = min(1.0, self.global_step / (_RISE * self.steps))
+        held: torch.Tensor = progress**2 * (self.hold * change + self.hold_latents * drift)
         return held
 
 

@@ -186,7 +186,7 @@ def test_out_that_is_a_file_is_named(tmp_path, capsys):
 
 
 def test_every_stage_is_a_verb():
-    assert set(STAGES) == {*ALL_STAGES, "captions"}
+    assert set(STAGES) == {*ALL_STAGES, "captions", "screen"}
 
 
 @pytest.mark.slow
