@@ -23,6 +23,7 @@ MINIATURE = {
     "distill.options.training.steps": 3,
     "distill.options.training.batch": 8,
     "distill.options.sampling.steps": 2,
+    "distill.options.prototypes.k": 2,
     "distill.options.candidates": 2,
     "audit.features": "descriptors",
     "evaluation.recipe.steps": 3,
