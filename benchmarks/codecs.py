@@ -46,7 +46,7 @@ PATCH = 8
 TRAINER = TrainerOptions(accelerator="cpu", progress=False)
 OPTIONS: dict[str, dict[str, Any]] = {
     "kl": {"patch": PATCH, "block_channels": [128], "steps": 300, "lr": 5e-4},
-    "spectral": {"patch": PATCH, "width": 128, "steps": 300, "lr": 5e-4},
+    "spectral": {"patch": PATCH, "width": 128, "steps": 100, "lr": 5e-5, "loss": {"error": "rms"}},
     "inflated": {},
 }
 

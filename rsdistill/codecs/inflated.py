@@ -76,7 +76,7 @@ class InflatedCodec(AutoencoderCodec):
         subfolder: str | None = None,
         local_files_only: bool = False,
         freeze: Literal["middle", "none"] = "none",
-        hold: Annotated[float, Field(ge=0)] = 1.0,
+        hold: Annotated[float, Field(ge=0)] = 2.0,
         hold_latents: Annotated[float, Field(ge=0)] = 0.1,
         steps: Annotated[int, Field(ge=1)] = 1000,
         batch: Annotated[int, Field(ge=1)] = 16,
