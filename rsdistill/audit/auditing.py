@@ -13,7 +13,7 @@ from rsdistill.audit.alignment import aligned
 from rsdistill.audit.calibration import Calibration
 from rsdistill.audit.features import create_features
 from rsdistill.audit.findings import AuditReport
-from rsdistill.audit.measuring import Lens, Measured, held_out_similarity, measure, require_chips
+from rsdistill.audit.measuring import Lens, Measured, measure, measure_beside_held_out, require_chips
 from rsdistill.audit.pixels import spread
 from rsdistill.audit.reporting import Evidence, compile_report
 from rsdistill.audit.settings import AuditOptions
@@ -64,9 +64,10 @@ class Auditor:
         ours = aligned(tiles, self.data)
         checked = check_origin(tiles, self.data)
         require_chips(self.data, ours.label)
+        measured, held_out = measure_beside_held_out(ours.image, ours.label, self.data, self._lens)
         evidence = Evidence(
-            measured=measure(ours.image, ours.label, self.data, self._lens),
-            held_out=held_out_similarity(ours.image, ours.label, self.data, self._lens),
+            measured=measured,
+            held_out=held_out,
             honest=self._honest,
             calibration=self._calibration,
             features=self._lens.features.name,

@@ -152,23 +152,17 @@ def measure(images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, le
     return Measured.joined(parts, labels)
 
 
-def held_out_similarity(
+def measure_beside_held_out(
     images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, lens: Lens
-) -> tuple[FloatArray, FloatArray]:
-    """Largest similarity of images to held-out chips of their class, in pixels and in features, (n,) each."""
-    pixels, cosines = np.empty(len(labels)), np.empty(len(labels))
+) -> tuple[Measured, tuple[FloatArray, FloatArray]]:
+    """As :func:`measure`, with the largest similarity to held-out chips in pixels and in features, (n,) each."""
+    parts = {}
+    held_out = np.empty(len(labels)), np.empty(len(labels))
     for label in np.unique(labels).tolist():
-        queries = _Queries(images[labels == label], lens)
-        by_pixels, by_features = Matches(queries.count, 1), Matches(queries.count, 1)
-        for view in (data.val, data.test):
-            for positions, chips in class_blocks(view, label):
-                real = lens.views(chips)
-                small, features = unit_vectors(real.small), lens.features(real.own)
-                for rows, query, _, _, turned, _ in queries:
-                    by_pixels.add(rows, _correlations(query, small).amax(0), positions)
-                    by_features.add(rows, _cosines(turned, features), positions)
-        pixels[labels == label], cosines[labels == label] = by_pixels.best, by_features.best
-    return pixels, cosines
+        queries, members = _Queries(images[labels == label], lens), labels == label
+        parts[label] = _measure_class(queries, label, data, lens)
+        held_out[0][members], held_out[1][members] = _held_out_similarity(queries, label, data, lens)
+    return Measured.joined(parts, labels), held_out
 
 
 def class_blocks(view: SceneView, label: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
@@ -230,6 +224,18 @@ def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -
         nearest_patch=nearest_parts[np.arange(count), by_quadrant.argmax(1)],
         cosines=histogram,
     )
+
+
+def _held_out_similarity(queries: _Queries, label: int, data: SceneData, lens: Lens) -> tuple[FloatArray, FloatArray]:
+    pixels, features = Matches(queries.count, 1), Matches(queries.count, 1)
+    for view in (data.val, data.test):
+        for positions, chips in class_blocks(view, label):
+            real = lens.views(chips)
+            small, known = unit_vectors(real.small), lens.features(real.own)
+            for rows, query, _, _, turned, _ in queries:
+                pixels.add(rows, _correlations(query, small).amax(0), positions)
+                features.add(rows, _cosines(turned, known), positions)
+    return pixels.best, features.best
 
 
 def _correlations(query: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
