@@ -30,8 +30,8 @@ def number_forms(word: str) -> set[str]:
 
 
 def is_plural(word: str) -> bool:
-    """Whether a word looks like a plural."""
-    return word.lower().endswith("s") and not word.lower().endswith(("ss", "us", "is"))
+    """Whether a word looks like a plural; two letters are none, whatever they end with."""
+    return len(word) > 2 and word.lower().endswith("s") and not word.lower().endswith(("ss", "us", "is"))
 
 
 def _plural(word: str) -> str:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsdistill.sensitive.scrub import find_terms, scrub, scrub_identifying
+from rsdistill.sensitive.terms import number_forms
 
 TERMS = ("storagetanks", "storage tanks", "airport", "Port", "parking_lot", "RailwayStation", "church")
 
@@ -96,6 +97,14 @@ def test_nothing_is_left_and_nothing_hangs(text):
 @given(st.text(max_size=40), st.lists(st.text(max_size=8), max_size=4))
 def test_any_text_and_any_terms_come_through(text, terms):
     assert not find_terms(scrub(text, terms), terms)
+
+
+@pytest.mark.parametrize("term", ["s", "S-", "ss", "es", "ies", "ves", "is"])
+def test_a_term_of_a_few_letters_has_no_empty_singular(term):
+    """An empty form would be found everywhere and never go."""
+    assert all(number_forms(term.strip("-")))
+    assert scrub("3 roads", [term]) == "3 roads"
+    assert not find_terms("", [term])
 
 
 @pytest.mark.parametrize(
