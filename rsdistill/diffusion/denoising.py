@@ -246,15 +246,18 @@ class DenoisingModule(lightning.LightningModule):
         teacher = self._teacher[0]
         assert teacher is not None
         teacher = teacher.to(estimate.device)
-        logits = teacher(estimate)
+        # Where the gate is shut the teacher need not look: it costs as much as the denoiser.
+        seen = torch.nonzero(alpha_bar >= self.options.consistency.min_alpha_bar).flatten()
+        if not len(seen):
+            return 0.0 * estimate.sum()
+        logits = teacher(estimate[seen])
         if self.options.consistency.target == "label":
-            loss = F.cross_entropy(logits, labels, reduction="none")
+            loss = F.cross_entropy(logits, labels[seen], reduction="none")
         else:
             with torch.no_grad():
-                wanted = teacher(clean).log_softmax(1)
+                wanted = teacher(clean[seen]).log_softmax(1)
             loss = F.kl_div(logits.log_softmax(1), wanted, log_target=True, reduction="none").sum(1)
-        gate = torch.where(alpha_bar >= self.options.consistency.min_alpha_bar, alpha_bar, 0.0)
-        return (gate * loss).mean()
+        return (alpha_bar[seen] * loss).sum() / len(alpha_bar)
 
     @staticmethod
     def _mix(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
