@@ -1,6 +1,6 @@
 """How well codecs keep spectra, beside linear transforms with the same number of latent values.
 
-    python benchmarks/codecs.py --data FOLDER                          kl and spectral
+    python benchmarks/codecs.py --data FOLDER                          kl, spectral and inflated
     python benchmarks/codecs.py --data FOLDER --codec inflated --pretrained VAE
     python benchmarks/codecs.py --data FOLDER --codec spectral --channels 16 32 --json codecs.json
 
@@ -10,6 +10,9 @@ PCA, in the codecs' normalised units and in reflectance. Per-pixel PCA keeps the
 first; of the ways to do so the best on train is shown. Decoded values are rounded and cut to the sensor's range, for
 all alike.
 
+Without ``--pretrained``, ``inflated`` starts from a ``kl`` that is fitted on red, green and blue of the train chips
+alone, with as many latent channels.
+
 Second table, for ``spectral``: encode B02, B03, B04 and B08 alone and decode all bands. Root mean square error in
 reflectance of the bands that it did not see, beside a linear regression on the four bands of the same pixel.
 All linear fits are scikit-learn's on the train chips.
@@ -18,8 +21,9 @@ All linear fits are scikit-learn's on the train chips.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +51,9 @@ TRAINER = TrainerOptions(accelerator="cpu", progress=False)
 OPTIONS: dict[str, dict[str, Any]] = {
     "kl": {"patch": PATCH, "block_channels": [128], "steps": 300, "lr": 5e-4},
     "spectral": {"patch": PATCH, "width": 128, "steps": 100, "lr": 5e-5, "loss": {"error": "rms"}},
-    "inflated": {},
+    "inflated": {"steps": 300, "lr": 5e-4},
 }
+COLOURS = ("B04", "B03", "B02")
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,16 @@ def main() -> None:
     """Fit, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of EuroSAT")
-    parser.add_argument("--codec", nargs="+", choices=tuple(OPTIONS), default=["kl", "spectral"])
-    parser.add_argument("--channels", nargs="+", type=int, default=[16], help="latent channels of kl and spectral")
-    parser.add_argument("--pretrained", help="RGB autoencoder that inflated starts from")
+    parser.add_argument("--codec", nargs="+", choices=tuple(OPTIONS), default=list(OPTIONS))
+    parser.add_argument("--channels", nargs="+", type=int, default=[16], help="latent channels")
+    parser.add_argument("--pretrained", help="RGB autoencoder that inflated starts from, whatever --channels")
     parser.add_argument("--steps", type=int, help="steps of every fit, where not the codec's own number")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="chips to report on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
-    if "inflated" in options.codec and options.pretrained is None:
-        parser.error("--codec inflated needs --pretrained")
 
-    data = load_dataset("eurosat", root=options.data, size=64, train=0.5, val=0.1, seed=options.seed)
+    data = open_data(options)
     truth: Chips = getattr(data, options.split).images()
     print(f"{len(data.train)} train, {len(truth)} {options.split} chips, seed {options.seed}\n", flush=True)
     codecs = fit_codecs(data, options)
@@ -97,16 +100,36 @@ def fit_codecs(data: SceneData, options: argparse.Namespace) -> dict[str, Codec]
     """The codecs asked for, fitted on train, by label."""
     fitted: dict[str, Codec] = {}
     for name in options.codec:
-        for channels in options.channels if name != "inflated" else [None]:
+        given = name == "inflated" and options.pretrained is not None
+        for channels in [None] if given else options.channels:
             chosen = {**OPTIONS[name], "seed": options.seed}
             if options.steps is not None:
                 chosen["steps"] = options.steps
-            chosen |= {"pretrained": options.pretrained} if channels is None else {"latent_channels": channels}
             label = f"`{name}`" if channels is None else f"`{name}`, {channels} channels"
             start = time.perf_counter()
-            fitted[label] = create_codec(name, data.bands, **chosen).fit(data, trainer=TRAINER)
-            print(f"{label}: fitted in {(time.perf_counter() - start) / 60:.1f} minutes, {chosen}\n", flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                if channels is None:
+                    chosen["pretrained"] = options.pretrained
+                elif name == "inflated":
+                    chosen |= {"pretrained": build_rgb(options, channels, folder), "patch": PATCH}
+                else:
+                    chosen["latent_channels"] = channels
+                fitted[label] = create_codec(name, data.bands, **chosen).fit(data, trainer=TRAINER)
+            told = {option: value for option, value in chosen.items() if option != "pretrained"}
+            print(f"{label}: fitted in {(time.perf_counter() - start) / 60:.1f} minutes, {told}\n", flush=True)
     return fitted
+
+
+def build_rgb(options: argparse.Namespace, channels: int, folder: str) -> str:
+    """Folder of a codec that knows red, green and blue alone."""
+    data = open_data(options, COLOURS)
+    codec = create_codec("kl", data.bands, **OPTIONS["kl"], latent_channels=channels, seed=options.seed)
+    return str(codec.fit(data, trainer=TRAINER).save(folder))
+
+
+def open_data(options: argparse.Namespace, bands: Sequence[str] | None = None) -> SceneData:
+    """The dataset, half of each class held out."""
+    return load_dataset("eurosat", root=options.data, size=64, train=0.5, val=0.1, seed=options.seed, bands=bands)
 
 
 def linear_rows(data: SceneData, truth: Chips, values: int, seed: int) -> list[Row]:

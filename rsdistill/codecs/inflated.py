@@ -51,6 +51,8 @@ class InflatedCodec(AutoencoderCodec):
         revision: Branch, tag or commit on the hub.
         subfolder: Folder within it, such as ``vae`` in a Stable Diffusion checkpoint.
         local_files_only: Never look on the hub beyond what is already downloaded.
+        patch: Side of the patches whose pixels are the channels of the pretrained model: that of the ``kl`` codec
+            which it comes from, 1 for all others.
         freeze: ``middle`` trains the first and the last convolution alone, ``none`` everything.
         hold: Weight that holds colours to the pretrained model's reconstruction.
         hold_latents: Weight that holds latents to the pretrained model's: small, for they have to move
@@ -75,6 +77,7 @@ class InflatedCodec(AutoencoderCodec):
         revision: str | None = None,
         subfolder: str | None = None,
         local_files_only: bool = False,
+        patch: Annotated[int, Field(ge=1)] = 1,
         freeze: Literal["middle", "none"] = "none",
         hold: Annotated[float, Field(ge=0)] = 2.0,
         hold_latents: Annotated[float, Field(ge=0)] = 0.1,
@@ -87,7 +90,7 @@ class InflatedCodec(AutoencoderCodec):
     ) -> None:
         self.bands, self.colours = bands, find_colours(bands)
         self.pretrained, self.revision, self.subfolder = pretrained, revision, subfolder
-        self.local_files_only, self.freeze = local_files_only, freeze
+        self.local_files_only, self.patch, self.freeze = local_files_only, patch, freeze
         self.hold, self.hold_latents = hold, hold_latents
         self.steps, self.batch, self.lr, self.loss, self.kl_weight = steps, batch, lr, loss or LossOptions(), kl_weight
         self.seed = seed
@@ -100,7 +103,7 @@ class InflatedCodec(AutoencoderCodec):
     @property
     def factor(self) -> int:
         """How many times smaller latents are than chips: the pretrained model's."""
-        return int(2 ** (len(self._config["block_out_channels"]) - 1))
+        return int(self.patch * 2 ** (len(self._config["block_out_channels"]) - 1))
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -112,10 +115,12 @@ class InflatedCodec(AutoencoderCodec):
                 f"{self._where} holds the model '{config.get('_class_name')}', not an AutoencoderKL; choose another"
             )
         counts = (config["in_channels"], config["out_channels"])
-        if counts != (len(_COLOURS), len(_COLOURS)):
+        wanted = len(_COLOURS) * self.patch**2
+        if counts != (wanted, wanted):
             raise CodecError(
                 f"{self._where} takes {counts[0]} channels and gives {counts[1]}, but codec '{self.name}' starts from "
-                f"an RGB autoencoder of 3 and 3; choose another for codec.pretrained"
+                f"an RGB autoencoder of {wanted} and {wanted}; choose another for codec.pretrained, or set codec.patch "
+                f"to the patch of the codec that it comes from"
             )
         return config
 
@@ -138,11 +143,11 @@ class InflatedCodec(AutoencoderCodec):
     def _load_pretrained(self) -> AutoencoderKL:
         """The pretrained model, its channels put into the order red, green, blue."""
         order = _channel_order(Path(self.pretrained) / (self.subfolder or ""))
-        return inflate(self._read(AutoencoderKL.from_pretrained, use_safetensors=True), order, order)
+        return inflate(self._read(AutoencoderKL.from_pretrained, use_safetensors=True), order, order, self.patch)
 
     def _build(self, sample: NDArray[Any]) -> AutoencoderKL:
         entering = [self.colours.index(b) if b in self.colours else None for b in range(len(self.bands))]
-        vae = inflate(self._load_pretrained(), entering, nearest_colours(self.bands, self.colours))
+        vae = inflate(self._load_pretrained(), entering, nearest_colours(self.bands, self.colours), self.patch)
         if self.freeze == "middle":
             vae.requires_grad_(False)
             vae.encoder.conv_in.requires_grad_(True)
@@ -176,8 +181,8 @@ class _Training(CodecTraining):
         if not (self.hold or self.hold_latents):
             return 0.0
         with torch.no_grad():
-            wanted = self.pretrained.encode(chips[:, self.colours]).latent_dist.mean
-            colours = self.pretrained.decode(wanted).sample
+            wanted = self.pretrained.encode(F.pixel_unshuffle(chips[:, self.colours], self.patch)).latent_dist.mean
+            colours = F.pixel_shuffle(self.pretrained.decode(wanted).sample, self.patch)
         drift = F.mse_loss(latents, wanted) * self.pretrained.config.scaling_factor**2
         change = F.l1_loss(rebuilt[:, self.colours], colours)
         self.log("drift", drift)
@@ -225,22 +230,26 @@ def nearest_colours(bands: BandSet, colours: Sequence[int]) -> list[int]:
 
 
 @torch.no_grad()
-def inflate(vae: AutoencoderKL, entering: Sequence[int | None], leaving: Sequence[int]) -> AutoencoderKL:
-    """The same autoencoder with other first and last channels.
+def inflate(
+    vae: AutoencoderKL, entering: Sequence[int | None], leaving: Sequence[int], patch: int = 1
+) -> AutoencoderKL:
+    """The same autoencoder with other first and last bands.
 
     Args:
         vae: An autoencoder.
-        entering: For each new input channel, whose weights it takes; None for zeros.
-        leaving: For each new output channel, whose weights it takes.
+        entering: For each new input band, whose weights it takes; None for zeros.
+        leaving: For each new output band, whose weights it takes.
+        patch: Side of the patches whose pixels are the channels of a band.
     """
-    weights = vae.state_dict()
-    first = weights["encoder.conv_in.weight"]
+    weights, pixels = vae.state_dict(), patch**2
+    first = weights["encoder.conv_in.weight"].unflatten(1, (-1, pixels))
     blank = torch.zeros_like(first[:, 0])
-    weights["encoder.conv_in.weight"] = torch.stack([blank if c is None else first[:, c] for c in entering], 1)
+    taken = torch.stack([blank if band is None else first[:, band] for band in entering], 1)
+    weights["encoder.conv_in.weight"] = taken.flatten(1, 2)
     for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
-        weights[name] = weights[name][list(leaving)]
+        weights[name] = weights[name].unflatten(0, (-1, pixels))[list(leaving)].flatten(0, 1)
     # Stock pipelines know no shift of latents, so the inflated model has none.
-    changes = {"in_channels": len(entering), "out_channels": len(leaving), "shift_factor": None}
+    changes = {"in_channels": len(entering) * pixels, "out_channels": len(leaving) * pixels, "shift_factor": None}
     inflated: AutoencoderKL = AutoencoderKL.from_config({**vae.config, **changes})
     inflated.load_state_dict(weights)
     return inflated

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from rsdistill.bands import Band, BandSet, get_bands
@@ -85,21 +86,37 @@ def test_bands_start_from_the_colour_nearest_in_wavelength():
     assert [chosen[name] for name in ("B01", "B02", "B03", "B04", "B05", "B8A", "B12")] == [2, 2, 1, 0, 0, 0, 0]
 
 
-def test_a_codec_of_ours_tells_the_order_of_its_bands(quiet, tmp_path):
+@pytest.mark.parametrize(
+    ("patch", "channels"), [(1, {"block_channels": (8, 16)}), (4, {"patch": 4, "block_channels": (16,)})]
+)
+def test_a_codec_of_ours_tells_the_order_of_its_bands(patch, channels, quiet, tmp_path):
     data = _data(["blue", "green", "red"])
-    ours = create_codec("kl", data.bands, latent_channels=4, block_channels=(8, 16), steps=4, batch=4)
+    ours = create_codec("kl", data.bands, latent_channels=4, steps=4, batch=4, **channels)
     ours.fit(data, trainer=quiet).save(tmp_path)
-    inflated = _untrained(_data(["red", "nir", "green", "blue"]), tmp_path, quiet)
+    inflated = _untrained(_data(["red", "nir", "green", "blue"]), tmp_path, quiet, patch=patch)
+    assert inflated.factor == ours.factor
     chips = torch.from_numpy(data.val.images())
     wider = torch.zeros(len(chips), 4, 16, 16)
     wider[:, [3, 2, 0]] = ours.normalisation_.forward(chips, data.bands)
     with torch.no_grad():
-        latents = inflated.autoencoder().encode(wider).latent_dist.mean
-        rebuilt = inflated.autoencoder().decode(latents).sample
-        wanted = ours.autoencoder().decode(latents).sample
+        latents = inflated.autoencoder().encode(F.pixel_unshuffle(wider, patch)).latent_dist.mean
+        rebuilt, wanted = (
+            F.pixel_shuffle(codec.autoencoder().decode(latents).sample, patch) for codec in (inflated, ours)
+        )
     scale = ours.autoencoder().config.scaling_factor
     assert torch.allclose(latents * scale, ours.encode(chips), atol=1e-5)
     assert torch.allclose(rebuilt[:, [3, 2, 0]], wanted, rtol=0, atol=1e-5)
+    loaded = load_codec(inflated.save(tmp_path / "inflated"))
+    assert torch.equal(loaded.encode(wider), inflated.encode(wider))
+
+
+def test_patches_of_a_codec_of_ours_must_be_told(quiet, tmp_path):
+    data = _data(["red", "green", "blue"])
+    ours = create_codec("kl", data.bands, latent_channels=4, steps=1, batch=4, patch=4, block_channels=(16,))
+    ours.fit(data, trainer=quiet).save(tmp_path)
+    codec = create_codec("inflated", BGRN, pretrained=str(tmp_path))
+    with pytest.raises(CodecError, match=r"takes 48 channels .* RGB autoencoder of 3 and 3; .*codec\.patch"):
+        codec.fit(_data(["blue", "green", "red", "nir"]), trainer=quiet)
 
 
 def test_the_frozen_middle_does_not_move(pretrained, quiet):
