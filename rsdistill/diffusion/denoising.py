@@ -154,10 +154,13 @@ class DenoisingModule(lightning.LightningModule):
         super().__init__()
         if options.consistency.weight and teacher is None:
             raise ModelError("the classification-consistency loss needs a teacher; train one, or set its weight to 0")
-        self.options, self.seed, self.prediction = options, seed, model.prediction
+        self.options, self.seed, self.model, self.prediction = options, seed, model, model.prediction
         self.trained = nn.ModuleDict({"unet": model.unet, "text_encoder": model.text_encoder})
-        self.trained.train().requires_grad_(True)
-        self.average = AveragedModel(self.trained, avg_fn=self._average) if options.ema else None
+        model.prepare_training()
+        self.learned = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        # Of what trains alone: a frozen base is neither copied nor, being where it was loaded from, checkpointed.
+        self.average = AveragedModel(nn.ParameterList(self.learned), avg_fn=self._average) if options.ema else None
+        self.strict_loading = False
         if self.average is not None:
             self.average.requires_grad_(False)
         # In a list, so that the frozen teacher is neither saved with the model nor trained.
@@ -176,7 +179,7 @@ class DenoisingModule(lightning.LightningModule):
         empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.text_dropout
         alpha_bar = self.alpha_bar[timesteps]
         noisy = self._mix(clean, noise, alpha_bar)
-        output = self.trained["unet"](noisy, timesteps, self._text(batch, empty, generator)).sample
+        output = self.model.predict(noisy, timesteps, self._text(batch, empty, generator), ~empty)
         error = F.mse_loss(output, training_target(clean, noise, alpha_bar, self.prediction), reduction="none")
         weight = self._snr_weight(alpha_bar)
         denoising = (error.mean((1, 2, 3)) * weight).mean()
@@ -191,7 +194,7 @@ class DenoisingModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, linear warm-up, cosine decay."""
         options = self.options
-        optimiser = torch.optim.AdamW(self.trained.parameters(), options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(self.learned, options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, options.lr, total_steps=options.steps + 1, pct_start=options.warm_up, cycle_momentum=False
         )
@@ -199,18 +202,24 @@ class DenoisingModule(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to the norm of the options."""
-        nn.utils.clip_grad_norm_(self.trained.parameters(), self.options.clip)
+        nn.utils.clip_grad_norm_(self.learned, self.options.clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the average."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
-            self.average.update_parameters(self.trained)
+            self.average.update_parameters(nn.ParameterList(self.learned))
 
     def keep_average(self) -> None:
         """Put the averaged weights into the trained model."""
         if self.average is not None:
-            self.trained.load_state_dict(self.average.module.state_dict())
+            for parameter, held in zip(self.learned, self.average.module.parameters(), strict=True):
+                parameter.data.copy_(held)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What a checkpoint holds: weights that train, and their average."""
+        frozen = {f"trained.{name}" for name, p in self.trained.named_parameters() if not p.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name not in frozen}
 
     def _average(self, held: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         # The decay rises with the steps: early weights, far from any optimum, fade quickly.

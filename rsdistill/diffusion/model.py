@@ -18,6 +18,7 @@ from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
 from rsdistill.errors import ModelError, UnknownNameError
 
 Prediction = Literal["v_prediction", "epsilon"]
+Trains = Literal["all", "unet", "lora"]
 PresetName = Literal["tiny", "compact", "small"]
 _GROUPS = 8
 
@@ -60,6 +61,8 @@ class DiffusionModel:
         tokenizer: Prompts to tokens.
         unet: The denoiser.
         scheduler: Noise schedule and prediction type.
+        trains: What training changes: ``all`` of UNet and text encoder, the ``unet`` alone, or the ``lora`` alone.
+        unet_label: Label of samples that have their text, for a UNet that takes labels; 0 says nothing.
     """
 
     vae: AutoencoderKL
@@ -67,6 +70,8 @@ class DiffusionModel:
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
+    trains: Trains = "all"
+    unet_label: int = 0
 
     @classmethod
     def from_scratch(
@@ -143,6 +148,40 @@ class DiffusionModel:
         encoder: nn.Module = self.text_encoder
         encoder.to(device)
         return self
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the UNet wants a class label beside the text, as Text2Earth's does for the zoom level."""
+        return getattr(self.unet, "class_embedding", None) is not None
+
+    def prepare_training(self) -> None:
+        """Let :attr:`trains` train and freeze all else."""
+        for part, whole in ((self.unet, self.trains in ("all", "unet")), (self.text_encoder, self.trains == "all")):
+            part.train()
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(whole or (self.trains == "lora" and "lora_" in name))
+
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, told: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Output of the UNet, the one place that calls it.
+
+        Args:
+            noisy: Noisy latents z_t, (N, C, h, w).
+            timesteps: Timesteps, int64 (N,) or ().
+            text: Text embeddings, (N, tokens, width).
+            told: Which samples have their text, bool (N,): the others are unconditional, so their label is 0
+                too. None for all.
+
+        Returns:
+            What :attr:`prediction` says, (N, C, h, w).
+        """
+        labels = None
+        if self.takes_labels:
+            labels = torch.full((len(noisy),), self.unet_label, device=noisy.device)
+            labels = labels if told is None else labels * told
+        output: torch.Tensor = self.unet(noisy, timesteps, text, class_labels=labels).sample
+        return output
 
     def tokenize(self, prompts: Sequence[str]) -> torch.Tensor:
         """Prompts to token ids, int64 (n, tokens); longer ones are cut as stock pipelines do."""

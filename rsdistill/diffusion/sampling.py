@@ -124,9 +124,9 @@ def _predict(
 ) -> torch.Tensor:
     """Model output with classifier-free guidance (Ho and Salimans 2022)."""
     if options.text_scale == 1.0:
-        with_text: torch.Tensor = model.unet(latents, timestep, text).sample
-        return with_text
+        return model.predict(latents, timestep, text)
     both = torch.cat([empty.expand_as(text), text])
-    without, with_text = model.unet(latents.repeat(2, 1, 1, 1), timestep, both).sample.chunk(2)
+    told = torch.arange(len(both), device=both.device) >= len(text)
+    without, with_text = model.predict(latents.repeat(2, 1, 1, 1), timestep, both, told).chunk(2)
     combined: torch.Tensor = without + options.text_scale * (with_text - without)
     return combined
