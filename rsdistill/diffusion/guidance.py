@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,12 +22,16 @@ class GuidanceOptions:
         cells: Guide only the mean of each cell of a ``cells`` x ``cells`` grid, so that a prototype
             gives palette and layout but no detail that could be copied; None guides every value,
             as the paper does, which copies training chips at high scales.
+        target: ``linear`` pulls straight toward the prototype, as the paper does; ``spherical`` turns the
+            estimate toward the prototype's direction on the sphere of its own norm, so that a prototype that
+            is flatter than samples are, such as a mean of many, does not flatten them.
     """
 
     scale: Annotated[float, Field(ge=0)] = 2.0
     start: Annotated[float, Field(ge=0, le=1)] = 0.0
     end: Annotated[float, Field(ge=0, le=1)] = 0.8
     cells: Annotated[int, Field(ge=1)] | None = 2
+    target: Literal["linear", "spherical"] = "linear"
 
     def active(self, step: int, steps: int) -> bool:
         """Whether guidance acts before this scheduler step (0-based) of so many."""
@@ -43,8 +47,11 @@ def guide(
 ) -> torch.Tensor:
     """One guidance step: ``z_t + s·√(1−ᾱ_t)·d/‖d‖₂`` with ``d = p − ẑ₀``.
 
-    The norm is over a sample's whole latent. With ``cells``, d is averaged over the grid first.
+    The norm is over a sample's whole latent. With ``cells``, p and ẑ₀ are averaged over the grid first.
     After Xu, Ghamisi and Weng, arXiv 2601.15829 (``cells=None``).
+
+    The spherical target takes the step ``s·√(1−ᾱ_t)`` as the length of an arc: ẑ₀ is turned so far toward p,
+    never beyond its direction, and z_t is moved as ẑ₀ was.
 
     Args:
         noisy: z_t, (N, C, h, w).
@@ -56,7 +63,25 @@ def guide(
     Returns:
         Guided z_t, (N, C, h, w).
     """
+    length = options.scale * (1.0 - alpha_bar).sqrt().to(noisy)
+    if options.target == "spherical":
+        return noisy + _turn(lowpass(clean, options.cells), lowpass(prototypes, options.cells), length)
     direction = lowpass(prototypes - clean, options.cells)
-    norm = direction.flatten(1).norm(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
-    guided: torch.Tensor = noisy + options.scale * (1.0 - alpha_bar).sqrt().to(noisy) * direction / norm
+    guided: torch.Tensor = noisy + length * direction / _norm(direction)
     return guided
+
+
+def _turn(start: torch.Tensor, target: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """How start (N, C, h, w) moves if it is turned by an arc of a length toward the direction of target."""
+    radius = _norm(start)
+    along, toward = start / radius, target / _norm(target)
+    cosine = (along * toward).sum((1, 2, 3), keepdim=True).clamp(-1.0, 1.0)
+    across = toward - cosine * along
+    angle = torch.minimum(length / radius, torch.acos(cosine))
+    turned: torch.Tensor = radius * ((angle.cos() - 1.0) * along + angle.sin() * across / _norm(across))
+    return turned
+
+
+def _norm(latents: torch.Tensor) -> torch.Tensor:
+    """Norm of each latent, (N, 1, 1, 1), at least 1e-8."""
+    return latents.flatten(1).norm(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
