@@ -9,12 +9,11 @@ goes through :func:`predict`.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,26 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm.auto import tqdm
 
 from rsdistill.errors import ArtifactError, DeviceError, OptionError, storage_errors
 from rsdistill.options import TrainerOptions
+from rsdistill.training_callbacks import (
+    PARTS,
+    AtomicCheckpoint,
+    Look,
+    PredictProgress,
+    Progress,
+    Share,
+    StepLog,
+    Together,
+)
+from rsdistill.training_log import LOG, part_name
 
 __all__ = ["StepBatches", "TrainerOptions", "derived_seed", "fit", "predict", "resolve_device", "step_generator"]
 
 CHECKPOINT = "last.ckpt"
+_LOG_EVERY = 20
 
 
 def derived_seed(*parts: int) -> int:
@@ -57,6 +66,10 @@ class StepBatches(IterableDataset[Any]):
         length: Number of items there are.
         batch_size: Items of the global batch; cut to ``length``.
         seed: Seed of the order.
+
+    Attributes:
+        start: Step that iteration begins with.
+        repeats: How often each batch comes, for modules that take it in parts.
     """
 
     def __init__(self, fetch: Callable[[torch.Tensor], Any], length: int, batch_size: int, seed: int) -> None:
@@ -65,7 +78,7 @@ class StepBatches(IterableDataset[Any]):
             raise OptionError(f"batches need items and a size of 1 or more (items {length}, batch size {batch_size})")
         self._fetch, self._length, self._seed = fetch, length, seed
         self.batch_size = min(batch_size, length)
-        self.start = 0
+        self.start, self.repeats = 0, 1
         self.rank, self.world = 0, 1
 
     def positions(self, step: int) -> torch.Tensor:
@@ -77,7 +90,8 @@ class StepBatches(IterableDataset[Any]):
         """Yield batches from :attr:`start` on, for ever."""
         step = self.start
         while True:
-            yield self._fetch(self.positions(step)[self.rank :: self.world])
+            batch = self._fetch(self.positions(step)[self.rank :: self.world])
+            yield from repeat(batch, self.repeats)
             step += 1
 
     def _position(self, running: int) -> int:
@@ -94,6 +108,8 @@ def fit(
     folder: str | Path | None = None,
     options: TrainerOptions | None = None,
     label: str = "training",
+    parts: int = 1,
+    looks: Sequence[Look] = (),
 ) -> None:
     """Train a module for a number of optimiser steps, resuming where an earlier call was stopped.
 
@@ -105,6 +121,9 @@ def fit(
         folder: Where checkpoints and the log go; None keeps neither.
         options: Devices, precision and the like.
         label: Name on the progress bar.
+        parts: How often the module is given each batch before it steps: the module takes another part of it
+            each time, and Lightning divides each loss by this number.
+        looks: What is looked at while the module trains, and logged.
 
     Raises:
         DeviceError: If the device, precision or strategy is not available.
@@ -114,17 +133,19 @@ def fit(
     options = options or TrainerOptions()
     checkpoint = None if folder is None else Path(folder) / CHECKPOINT
     resumed = checkpoint is not None and checkpoint.exists()
-    batches.start = _checkpoint_step(checkpoint, module) if resumed and checkpoint else 0
-    callbacks: list[lightning.Callback] = [_Share(batches)]
+    batches.start = _checkpoint_step(checkpoint, module, parts) if resumed and checkpoint else 0
+    batches.repeats = parts
+    callbacks: list[lightning.Callback] = [Share(batches), *looks]
     if options.progress:
-        callbacks.append(_Progress(label, steps))
+        callbacks.append(Progress(label, steps))
     logger = None
     if checkpoint is not None:
         with storage_errors(checkpoint):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        callbacks.append(_AtomicCheckpoint(checkpoint, options.checkpoint_seconds))
-        logger = CSVLogger(checkpoint.parent, name="log", version=f"from_step_{batches.start}")
-    trainer = _build_trainer(options, steps, callbacks, logger)
+        callbacks.append(StepLog(max(1, min(_LOG_EVERY, steps // 10))))
+        callbacks.append(AtomicCheckpoint(checkpoint, options.checkpoint_seconds))
+        logger = CSVLogger(checkpoint.parent, name=LOG, version=part_name(batches.start))
+    trainer = _build_trainer(options, steps, callbacks, logger, parts)
     loader = DataLoader(batches, batch_size=None)
     with warnings.catch_warnings(), _interruptible():
         _quiet()
@@ -154,9 +175,9 @@ def predict(
     """
     options = options or TrainerOptions()
     source = _SharedBatches(batches)
-    callbacks: list[lightning.Callback] = [_Share(source), _Together()]
+    callbacks: list[lightning.Callback] = [Share(source), Together()]
     if options.progress:
-        callbacks.append(_PredictProgress(label, source))
+        callbacks.append(PredictProgress(label, source.share))
     trainer = _build_trainer(options, 1, callbacks, None)
     with warnings.catch_warnings(), _interruptible():
         _quiet()
@@ -173,7 +194,7 @@ def resolve_device(options: TrainerOptions | None = None) -> torch.device:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if choice == "cpu" or (choice == "auto" and found is None):
         return torch.device("cpu")
-    names = {"gpu": ("cuda", "xpu"), "auto": (found.type if found else "",)}.get(choice, (choice,))
+    names = {"gpu": ("cuda", "mps", "xpu"), "auto": (found.type if found else "",)}.get(choice, (choice,))
     if found is None or found.type not in names:
         raise DeviceError(
             f"trainer.accelerator '{choice}' is not available on this machine "
@@ -183,7 +204,11 @@ def resolve_device(options: TrainerOptions | None = None) -> torch.device:
 
 
 def _build_trainer(
-    options: TrainerOptions, steps: int, callbacks: list[lightning.Callback], logger: CSVLogger | None
+    options: TrainerOptions,
+    steps: int,
+    callbacks: list[lightning.Callback],
+    logger: CSVLogger | None,
+    parts: int = 1,
 ) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
@@ -198,7 +223,9 @@ def _build_trainer(
                 max_steps=steps,
                 callbacks=callbacks,
                 logger=logger or False,
-                log_every_n_steps=max(1, min(20, steps // 10)),
+                accumulate_grad_batches=parts,
+                # StepLog does it.
+                log_every_n_steps=0,
                 # Some gradients add up in an order that threads decide, unless told otherwise.
                 deterministic="warn",
                 enable_checkpointing=False,
@@ -239,7 +266,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*predict returned None.*")
 
 
-def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int:
+def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule, parts: int) -> int:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         step, shapes = int(state["global_step"]), {name: value.shape for name, value in state["state_dict"].items()}
@@ -247,6 +274,9 @@ def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule) -> int
         raise ArtifactError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
     if shapes != {name: value.shape for name, value in module.state_dict().items()}:
         raise ArtifactError(f"{checkpoint} is of another model; delete it, or choose another folder")
+    # Lightning goes on counting batches, of which the parts of a step are so many.
+    if state.get(PARTS, 1) != parts:
+        raise ArtifactError(f"{checkpoint} took batches in {state.get(PARTS, 1)} part(s); go on so, or delete it")
     return step
 
 
@@ -263,93 +293,3 @@ class _SharedBatches(IterableDataset[Any]):
 
     def share(self) -> Sequence[Any]:
         return self._batches[self.rank :: self.world]
-
-
-class _Together(lightning.Callback):
-    """Lets no process go on before all have finished their share."""
-
-    def on_predict_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        trainer.strategy.barrier("predict")
-
-
-class _Share(lightning.Callback):
-    """Tells the batches which share of them this process takes."""
-
-    def __init__(self, batches: StepBatches | _SharedBatches) -> None:
-        self._batches = batches
-
-    def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
-        self._batches.rank, self._batches.world = trainer.global_rank, trainer.world_size
-
-
-class _AtomicCheckpoint(lightning.Callback):
-    """Saves at intervals so that a kill at any moment leaves the last or the new checkpoint whole."""
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._path, self._seconds, self._last = path, seconds, time.monotonic()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        due = time.monotonic() - self._last >= self._seconds
-        if trainer.strategy.broadcast(due) and trainer.global_step < trainer.max_steps:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self._save(trainer)
-
-    def _save(self, trainer: lightning.Trainer) -> None:
-        partial = self._path.with_name("partial.ckpt")
-        try:
-            with storage_errors(self._path):
-                trainer.save_checkpoint(partial)
-                if trainer.is_global_zero:
-                    os.replace(partial, self._path)
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
-        self._last = time.monotonic()
-
-
-class _Progress(lightning.Callback):
-    """A bar over optimiser steps that shows what the module logged with ``prog_bar=True``."""
-
-    def __init__(self, label: str, steps: int) -> None:
-        self._label, self._steps = label, steps
-        self._bar: tqdm[Any] | None = None
-
-    @rank_zero_only
-    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self._bar = tqdm(total=self._steps, initial=trainer.global_step, desc=self._label, unit="step", leave=False)
-
-    @rank_zero_only
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(trainer.global_step - self._bar.n)
-            if self._bar.n % 10 == 0:
-                self._bar.set_postfix({k: f"{float(v):.3f}" for k, v in trainer.progress_bar_metrics.items()})
-
-    @rank_zero_only
-    def on_train_end(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-class _PredictProgress(lightning.Callback):
-    """A bar over the first process's share of batches."""
-
-    def __init__(self, label: str, batches: _SharedBatches) -> None:
-        self._label, self._batches = label, batches
-        self._bar: tqdm[Any] | None = None
-
-    @rank_zero_only
-    def on_predict_start(self, *_: Any) -> None:
-        self._bar = tqdm(total=len(self._batches.share()), desc=self._label, unit="batch", leave=False)
-
-    @rank_zero_only
-    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    @rank_zero_only
-    def on_predict_end(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()

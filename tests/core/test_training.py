@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsdistill import training
+from rsdistill import training_callbacks
 from rsdistill.errors import ArtifactError, DeviceError, OptionError
 from rsdistill.training import (
     CHECKPOINT,
@@ -21,6 +21,8 @@ from rsdistill.training import (
     resolve_device,
     step_generator,
 )
+from rsdistill.training_callbacks import Look
+from rsdistill.training_log import training_log
 
 STEPS = 12
 
@@ -128,7 +130,7 @@ def test_a_fit_killed_between_checkpoints_repeats_the_steps_lost(tmp_path, quiet
     undisturbed = Line()
     fit(undisturbed, batches(), STEPS, None, quiet)
     clock = iter(range(1000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(training_callbacks.time, "monotonic", lambda: next(clock))
     with pytest.raises(RuntimeError, match="killed"):
         fit(Line(fail_at=8), batches(), STEPS, tmp_path, replace(quiet, checkpoint_seconds=3.0))
     resumed = Line()
@@ -181,6 +183,101 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path, quiet):
         fit(other, batches(), STEPS, tmp_path, quiet)
 
 
+class Pieces(Line):
+    """The same line, which takes each batch in parts: loss and gradient are those of the whole batch."""
+
+    def __init__(self, parts, **options):
+        super().__init__(**options)
+        self.parts, self.part, self.steps = parts, 0, []
+
+    def training_step(self, batch, _):
+        if self.global_step == self.fail_at and self.part == 1:
+            raise self.error("killed")
+        noise = torch.randn(batch.shape, generator=step_generator(0, self.global_step))
+        error = (self.line(batch) - batch * 3.0 + noise).square()
+        piece = error.tensor_split(self.parts)[self.part]
+        loss = piece.sum() * self.parts / len(batch)
+        self.part += 1
+        self.log("loss", error.mean())
+        return loss
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        self.part = 0
+        self.steps.append(self.global_step)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_a_batch_step_like_the_whole(quiet, tmp_path, parts):
+    whole, pieces = Line(), Pieces(parts)
+    fit(whole, batches(), STEPS, None, quiet)
+    fit(pieces, batches(), STEPS, tmp_path, quiet, parts=parts)
+    assert len(pieces.steps) == STEPS
+    for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fit_in_parts_killed_within_a_step_ends_like_an_undisturbed_one(quiet, tmp_path):
+    every_step = replace(quiet, checkpoint_seconds=0.0)
+    whole = Pieces(3)
+    fit(whole, batches(), STEPS, tmp_path / "whole", quiet, parts=3)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(Pieces(3, fail_at=7), batches(), STEPS, tmp_path / "killed", every_step, parts=3)
+    with pytest.raises(ArtifactError, match=r"took batches in 3 part\(s\); go on so, or delete it"):
+        fit(Pieces(2), batches(), STEPS, tmp_path / "killed", every_step, parts=2)
+    resumed = Pieces(3)
+    fit(resumed, batches(), STEPS, tmp_path / "killed", every_step, parts=3)
+    assert same_weights(resumed, whole) and len(resumed.steps) == STEPS - 7
+    assert training_log(tmp_path / "killed" / "log") == training_log(tmp_path / "whole" / "log")
+
+
+class Logged(Line):
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        self.log("loss", loss)
+        return loss
+
+
+def test_looks_come_at_their_steps_and_at_the_end_and_leave_a_log(quiet, tmp_path):
+    seen = []
+
+    def look(step):
+        seen.append(step)
+        return {"seen": step / 2}
+
+    fit(Logged(), batches(), STEPS, tmp_path, quiet, looks=[Look(5, look)])
+    assert seen == [5, 10, STEPS]
+    log = training_log(tmp_path / "log")
+    assert log["seen"] == ([5, 10, STEPS], [2.5, 5.0, STEPS / 2])
+    assert log["loss"][0] == list(range(1, STEPS + 1))
+    assert training_log(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("kills", [[7], [4, 5], [7, 7], [1, 10, 11]])
+def test_the_log_of_a_killed_fit_is_that_of_an_undisturbed_one(quiet, tmp_path, monkeypatch, kills):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(training_callbacks.time, "monotonic", lambda: next(clock))
+    seldom = replace(quiet, checkpoint_seconds=3.0)
+
+    def train(folder, fail_at=None):
+        fit(Logged(fail_at=fail_at), batches(), STEPS, tmp_path / folder, seldom, looks=[Look(2, lambda s: {"s": s})])
+
+    train("whole")
+    for fail_at in kills:
+        with pytest.raises(RuntimeError, match="killed"):
+            train("killed", fail_at)
+    train("killed")
+    assert training_log(tmp_path / "killed" / "log") == training_log(tmp_path / "whole" / "log")
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    path = tmp_path / "from_step_0" / "metrics.csv"
+    path.parent.mkdir()
+    path.write_text("loss,stop\n1.0,3\n")
+    with pytest.raises(ArtifactError, match=r"metrics\.csv cannot be read as a training log"):
+        training_log(tmp_path)
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
 def test_a_missing_accelerator_is_refused():
     with pytest.raises(DeviceError, match="accelerator=gpu"):
@@ -198,6 +295,33 @@ def test_unknown_trainer_options_are_refused(quiet, wrong):
 def test_inference_runs_on_the_device_asked_for():
     assert resolve_device(TrainerOptions(accelerator="cpu")) == torch.device("cpu")
     assert resolve_device().type in ("cpu", "cuda", "mps", "xpu")
+
+
+@pytest.mark.parametrize(
+    ("there", "choice", "found"),
+    [
+        (None, "auto", "cpu"),
+        ("cuda", "auto", "cuda"),
+        ("cuda", "cpu", "cpu"),
+        ("cuda", "gpu", "cuda"),
+        ("cuda", "cuda", "cuda"),
+        ("mps", "auto", "mps"),
+        ("mps", "gpu", "mps"),
+        ("mps", "cuda", None),
+        ("xpu", "gpu", "xpu"),
+        (None, "gpu", None),
+        (None, "cuda", None),
+        ("cuda", "abacus", None),
+    ],
+)
+def test_the_device_is_the_one_there_is_of_the_kind_asked_for(monkeypatch, there, choice, found):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there and torch.device(there))
+    if found is not None:
+        assert resolve_device(TrainerOptions(accelerator=choice)) == torch.device(found)
+        return
+    with pytest.raises(DeviceError, match=f"'{choice}' is not available on this machine .available: cpu"):
+        resolve_device(TrainerOptions(accelerator=choice))
 
 
 def test_progress_shows_each_step(tmp_path, quiet, capsys):
