@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsdistill.bands import Band, BandSet, get_bands
+    from rsdistill.captions import Captions, create_captioner, list_captioners
     from rsdistill.classes import ClassInfo
     from rsdistill.codecs import LatentStore, create_codec, encode, list_codecs
     from rsdistill.datasets import list_datasets, load_dataset
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Band",
     "BandSet",
+    "Captions",
     "ClassInfo",
     "DistilledSet",
     "LatentStore",
     "__version__",
+    "create_captioner",
     "create_codec",
     "create_distiller",
     "encode",
     "evaluate",
     "export_tiles",
     "get_bands",
+    "list_captioners",
     "list_codecs",
     "list_datasets",
     "list_distillers",
@@ -43,6 +47,9 @@ _HOMES = {
     "Band": "bands",
     "BandSet": "bands",
     "get_bands": "bands",
+    "Captions": "captions",
+    "create_captioner": "captions",
+    "list_captioners": "captions",
     "ClassInfo": "classes",
     "LatentStore": "codecs",
     "create_codec": "codecs",
