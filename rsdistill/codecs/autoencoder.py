@@ -37,8 +37,10 @@ class AutoencoderCodec(Codec):
         patch: Side of the patches whose pixels become channels before the autoencoder.
         steps: Optimiser steps of the fit.
         batch: Chips a step.
+        lr: Peak learning rate.
         seed: Seed of everything random in the fit.
         loss: How reconstructions are compared with chips.
+        kl_weight: Weight of the KL term, summed over the latents of a chip.
         vae_: The autoencoder, None before the fit.
         normalisation_: Range of each band, None before the fit.
     """
@@ -46,8 +48,10 @@ class AutoencoderCodec(Codec):
     patch: int = 1
     steps: int
     batch: int
+    lr: float
     seed: int
     loss: LossOptions
+    kl_weight: float
     vae_: AutoencoderKL | None = None
     normalisation_: Normalisation | None = None
 
@@ -74,14 +78,7 @@ class AutoencoderCodec(Codec):
             torch.manual_seed(derived_seed(self.seed, 0))
             self.vae_ = self._build(sample)
 
-        def fetch(positions: torch.Tensor) -> torch.Tensor:
-            return self._normalised(view.images(positions.numpy()))
-
-        weights = band_weights(sample, self.bands, self.normalisation_, self.loss)
-        batches = StepBatches(fetch, len(view), self.batch, derived_seed(self.seed, 1))
-        fit(self._training(weights), batches, self.steps, folder, trainer, label="codec")
-        self.vae_.eval().requires_grad_(False).to(resolve_device(trainer))
-        self._set_scale(torch.from_numpy(sample))
+        self._learn(view, sample, folder, trainer)
         return self
 
     @torch.no_grad()
@@ -127,9 +124,24 @@ class AutoencoderCodec(Codec):
     def _build(self, sample: NDArray[Any]) -> AutoencoderKL:
         """The network before training, for chips like these (n, B, H, W) in sensor units."""
 
-    @abstractmethod
+    def _learn(
+        self, view: SceneView, sample: NDArray[Any], folder: str | Path | None, trainer: TrainerOptions | None
+    ) -> None:
+        """Train the network on a view, and set the scale of its latents."""
+        vae, normalisation = self._fitted()
+
+        def fetch(positions: torch.Tensor) -> torch.Tensor:
+            return self._normalised(view.images(positions.numpy()))
+
+        weights = band_weights(sample, self.bands, normalisation, self.loss)
+        batches = StepBatches(fetch, len(view), self.batch, derived_seed(self.seed, 1))
+        fit(self._training(weights), batches, self.steps, folder, trainer, label="codec")
+        vae.eval().requires_grad_(False).to(resolve_device(trainer))
+        self._set_scale(torch.from_numpy(sample))
+
     def _training(self, weights: torch.Tensor) -> CodecTraining:
         """The module to train, given the weight of each band (B,)."""
+        return CodecTraining(self, weights, self.lr, self.kl_weight)
 
     def _save(self, folder: Path) -> dict[str, Any]:
         vae, normalisation = self._fitted()

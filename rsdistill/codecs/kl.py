@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.bands import BandSet
-from rsdistill.codecs.autoencoder import AutoencoderCodec, CodecTraining
+from rsdistill.codecs.autoencoder import AutoencoderCodec
 from rsdistill.codecs.base import CODECS
 from rsdistill.codecs.klt import fit_klt, fit_synthesis, sample_blocks, start_at_klt
 from rsdistill.codecs.losses import LossOptions
@@ -122,6 +121,3 @@ class KLCodec(AutoencoderCodec):
             mean, components, deviations = fit_klt(blocks, self._latent_channels, self.seed % 2**31)
             start_at_klt(vae, mean, components, deviations, fit_synthesis(blocks, mean, components))
         return vae
-
-    def _training(self, weights: torch.Tensor) -> CodecTraining:
-        return CodecTraining(self, weights, self.lr, self.kl_weight)
