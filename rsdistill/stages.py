@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,16 @@ class Run:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
+        given = self.distiller.codec_defaults(config.codec.name) | config.codec.options
+        self.config = config = replace(config, codec=replace(config.codec, options=given))
         self.trainer = config.trainer
         resolve_device(self.trainer)
         _dataset_options(config), _split(config)
-        self._codec_options = CODECS.parse(config.codec.name, config.codec.options, "codec.options")
+        CODECS.parse(config.codec.name, config.codec.options, "codec.options")
         self._georef = GeoRef(config.export.gsd, config.export.epsg, config.export.origin)
         self.recipe = Recipe.of(config.evaluation.recipe)
         check_student(self.recipe.student, self.recipe.student_options)
-        self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
         self.captioner = _captioner(config)
         if self.distiller.needs_writer() and not self.captioner.can_write:
             raise OptionError(

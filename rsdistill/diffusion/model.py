@@ -14,41 +14,13 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsdistill.codecs.base import Codec
+from rsdistill.diffusion.presets import PRESETS
 from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
 from rsdistill.errors import ModelError, UnknownNameError
 
 Prediction = Literal["v_prediction", "epsilon"]
 Trains = Literal["all", "unet", "lora"]
-PresetName = Literal["tiny", "compact", "small"]
 _GROUPS = 8
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of a model that is trained from scratch.
-
-    Attributes:
-        channels: Width of the UNet at each resolution.
-        layers: Residual and attention layers at each resolution.
-        heads: Attention heads of the UNet.
-        text_width: Width of the text encoder.
-        text_layers: Layers of the text encoder.
-        max_tokens: Longest prompt in tokens, start and end included.
-    """
-
-    channels: tuple[int, ...]
-    layers: int
-    heads: int
-    text_width: int
-    text_layers: int
-    max_tokens: int
-
-
-PRESETS: dict[PresetName, Preset] = {
-    "tiny": Preset((64, 128), 1, 4, 64, 2, 32),
-    "compact": Preset((96, 192), 1, 4, 96, 2, 32),
-    "small": Preset((128, 256, 512), 2, 8, 256, 4, 77),
-}
 
 
 @dataclass
@@ -76,7 +48,7 @@ class DiffusionModel:
     @classmethod
     def from_scratch(
         cls,
-        preset: PresetName,
+        preset: str,
         codec: Codec,
         prompts: Iterable[str],
         size: int,
@@ -87,7 +59,7 @@ class DiffusionModel:
         """Build an untrained model whose shape is a preset's.
 
         Args:
-            preset: One of ``PRESETS``.
+            preset: One of :data:`rsdistill.diffusion.presets.PRESETS`.
             codec: Fitted codec whose latents it will model.
             prompts: Prompts of the classes, whose words the tokenizer knows.
             size: Side of the chips in pixels.
@@ -154,12 +126,23 @@ class DiffusionModel:
         """Whether the UNet wants a class label beside the text, as Text2Earth's does for the zoom level."""
         return getattr(self.unet, "class_embedding", None) is not None
 
+    def learned(self) -> list[nn.Parameter]:
+        """The weights that training changes, as :attr:`trains` says."""
+        parts = {"unet": self.unet, "text_encoder": self.text_encoder}
+        return [
+            parameter
+            for part, module in parts.items()
+            for name, parameter in module.named_parameters()
+            if self.trains in ("all", part) or (self.trains == "lora" and "lora_" in name)
+        ]
+
     def prepare_training(self) -> None:
-        """Let :attr:`trains` train and freeze all else."""
-        for part, whole in ((self.unet, self.trains in ("all", "unet")), (self.text_encoder, self.trains == "all")):
+        """Let what is learned train, and freeze all else."""
+        for part in (self.unet, self.text_encoder):
             part.train()
-            for name, parameter in part.named_parameters():
-                parameter.requires_grad_(whole or (self.trains == "lora" and "lora_" in name))
+            part.requires_grad_(False)
+        for parameter in self.learned():
+            parameter.requires_grad_(True)
 
     def predict(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, told: torch.Tensor | None = None

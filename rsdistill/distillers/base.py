@@ -129,6 +129,10 @@ class Distiller(ABC):
         """What the side of the latents must be a multiple of."""
         return 1
 
+    def codec_defaults(self, name: str) -> dict[str, Any]:
+        """Options of a codec that follow from the method's own, where a run's config does not name them."""
+        return {}
+
     def stage_options(self, stage: str) -> dict[str, Any]:
         """The options that the result of a stage depends on; a change of others does not redo it."""
         return options_of(self)

@@ -15,13 +15,15 @@ from rsdistill.captions import TEMPLATE, class_prompts
 from rsdistill.captions.aggregate import AggregationOptions, aggregate
 from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
+from rsdistill.diffusion.building import ModelPlan, base_of
 from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
-from rsdistill.diffusion.model import PRESETS, DiffusionModel, Prediction, PresetName
+from rsdistill.diffusion.lora import LoraOptions
+from rsdistill.diffusion.model import DiffusionModel, Prediction
+from rsdistill.diffusion.presets import PRESETS, halvings
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.diffusion.selection import SelectionOptions
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
-from rsdistill.diffusion.text import build_tokenizer
 from rsdistill.diffusion.wording import count_cut, sentences
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
@@ -41,8 +43,12 @@ class DPD(Distiller):
     """Prototypes guide a class-prompted diffusion model; a teacher chooses among candidates.
 
     Args:
-        preset: Shape of the diffusion model trained from scratch.
-        prediction: What the denoiser predicts.
+        preset: One of ``rsdistill presets``, from scratch or pretrained; or a pretrained pipeline of Stable
+            Diffusion's layout: its folder in diffusers' format, or its hub id, with ``@revision`` for a fixed one.
+        prediction: What the denoiser predicts; None for v from scratch, and for what a pretrained one does.
+        lora: Low-rank updates of a pretrained model; None trains its whole UNet.
+        unet_label: Label for a UNet that takes labels beside the text, such as the zoom level of text2earth;
+            0 says nothing.
         prompt: Template of the class prompts, ``{name}`` stands for the readable class name.
         teacher: Options of the latent teacher.
         training: Options of the denoiser's training.
@@ -63,8 +69,10 @@ class DPD(Distiller):
 
     def __init__(
         self,
-        preset: PresetName = "tiny",
-        prediction: Prediction = "v_prediction",
+        preset: str = "tiny",
+        prediction: Prediction | None = None,
+        lora: LoraOptions | None = None,
+        unet_label: Annotated[int, Field(ge=0)] = 0,
         prompt: str = TEMPLATE,
         teacher: TeacherOptions = TeacherOptions(),
         training: DenoisingOptions = DenoisingOptions(),
@@ -76,12 +84,14 @@ class DPD(Distiller):
         soft_labels: SoftLabelOptions = SoftLabelOptions(),
         seed: int = 0,
     ) -> None:
-        self.preset, self.prediction, self.prompt = preset, prediction, prompt
+        self.preset, self.prediction, self.lora, self.unet_label = preset, prediction, lora, unet_label
+        self.plan_, self.prompt = ModelPlan(preset, prediction, lora, unet_label), prompt
         self.teacher, self.training, self.prototypes, self.sampling = teacher, training, prototypes, sampling
         self.aggregation, self.candidates, self.seed = aggregation, candidates, seed
         self.selection, self.soft_labels = selection, soft_labels
         self.teacher_: LatentTeacher | None = None
         self.model_: DiffusionModel | None = None
+        self.base_: dict[str, Any] | None = None
         self.prototypes_: dict[int, Prototypes] = {}
         self.progress_ = True
 
@@ -94,18 +104,16 @@ class DPD(Distiller):
             )
             return figures
         prompts = class_prompts(self.data_.classes, self.prompt)
-        size = self.data_.train[0]["image"].shape[-1]
         codec = self._latents().codec
         captions = self.captions_
-        model = DiffusionModel.from_scratch(
-            self.preset, codec, prompts, size, self.prediction, derived_seed(self.seed, 30), sentences(captions)
-        )
+        model = self.plan_.build(codec, prompts, self._size, derived_seed(self.seed, 30), sentences(captions))
         self.model_ = train_denoiser(
             model, self._latents(), prompts, self.training, self.teacher_, self.seed, folder, trainer, captions
         )
         taken = self.training.limited(len(self._latents().positions("train", views=True))).steps
         cut = {} if captions is None else {"captions_cut": count_cut(model, captions)}
-        return {"steps": taken, "parameters": sum(p.numel() for p in model.unet.parameters()), **cut}
+        sizes = {"parameters": model.unet.parameters(), "trained": model.learned()}
+        return {"steps": taken, **{name: sum(p.numel() for p in part) for name, part in sizes.items()}, **cut}
 
     def save_stage(self, stage: str, folder: Path) -> None:
         """Write the teacher, or the model in diffusers' format."""
@@ -113,7 +121,8 @@ class DPD(Distiller):
         if stage == "teacher" and teacher is not None:
             teacher.save(folder)
         elif stage == "train" and model is not None:
-            model.save(folder)
+            self.plan_.save(model, folder)
+            self.base_ = base_of(folder)
 
     def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
         """Read what :meth:`save_stage` wrote."""
@@ -122,7 +131,8 @@ class DPD(Distiller):
         if stage == "teacher":
             self.teacher_ = LatentTeacher.load(folder).to(device)
         else:
-            self.model_ = DiffusionModel.load(folder).to(device)
+            self.model_ = self.plan_.load(folder, self._latents().codec, self._size).to(device)
+            self.base_ = base_of(folder)
 
     def needs_writer(self) -> bool:
         """See :meth:`Distiller.needs_writer`."""
@@ -130,17 +140,21 @@ class DPD(Distiller):
 
     def latent_multiple(self) -> int:
         """The denoiser halves latents once between two of its resolutions."""
-        return int(2 ** (len(PRESETS[self.preset].channels) - 1))
+        return int(2 ** halvings(self.preset))
 
     def stage_options(self, stage: str) -> dict[str, Any]:
         """See :meth:`Distiller.stage_options`."""
         names = {
             "teacher": ("teacher", "seed"),
-            "train": ("preset", "prediction", "prompt", "training", "seed"),
+            "train": ("prompt", "training", "seed"),
             "prototypes": ("preset", "prompt", "prototypes", "aggregation", "seed"),
             "distill": ("sampling", "candidates", "selection", "soft_labels", "seed"),
         }[stage]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | (self.plan_.options() if stage == "train" else {})
+
+    def codec_defaults(self, name: str) -> dict[str, Any]:
+        """Codec ``pretrained`` is that of the preset, unless told otherwise."""
+        return {"source": self.preset} if name == "pretrained" and self.preset not in PRESETS else {}
 
     def find_prototypes(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class, found once."""
@@ -161,7 +175,7 @@ class DPD(Distiller):
             [[captions.texts[chip] for chip in chips] for chips in table.members],
             [classes[label].name for label in table.label],
             heads,
-            build_tokenizer(prompts, PRESETS[self.preset].max_tokens, sentences(captions)),
+            self.plan_.tokenizer(prompts, sentences(captions)),
             self.aggregation,
             write=self.write_,
         )
@@ -220,7 +234,19 @@ class DPD(Distiller):
         return self.model_, self.teacher_
 
     def _provenance(self) -> dict[str, Any]:
-        return {} if self.captions_ is None else {"captions": self.captions_.provenance()}
+        base = {} if self.base_ is None else {"base": self.base_}
+        return base if self.captions_ is None else {**base, "captions": self.captions_.provenance()}
+
+    def manifest(self, ipc: int, seed: int) -> dict[str, Any]:
+        """See :meth:`Distiller.manifest`; a base is called by its name, not by its path."""
+        told = super().manifest(ipc, seed)
+        source = self.plan_.source
+        return told if source is None else {**told, "options": {**told["options"], "preset": source.title}}
+
+    @property
+    def _size(self) -> int:
+        """Side of the chips in pixels."""
+        return int(self.data_.train[0]["image"].shape[-1])
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray[Any, Any]:
         codec = self._latents().codec

@@ -1,0 +1,82 @@
+"""Presets: shapes of models trained from scratch, and pretrained pipelines by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rsdistill.codecs.sources import KNOWN, Source
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a model that is trained from scratch.
+
+    Attributes:
+        channels: Width of the UNet at each resolution.
+        layers: Residual and attention layers at each resolution.
+        heads: Attention heads of the UNet.
+        text_width: Width of the text encoder.
+        text_layers: Layers of the text encoder.
+        max_tokens: Longest prompt in tokens, start and end included.
+        summary: One line for listings.
+    """
+
+    channels: tuple[int, ...]
+    layers: int
+    heads: int
+    text_width: int
+    text_layers: int
+    max_tokens: int
+    summary: str = ""
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset((64, 128), 1, 4, 64, 2, 32, "from scratch, any bands, minutes on a CPU"),
+    "compact": Preset((96, 192), 1, 4, 96, 2, 32, "from scratch, any bands, half as wide again"),
+    "small": Preset((128, 256, 512), 2, 8, 256, 4, 77, "from scratch, any bands, one GPU"),
+}
+
+
+@dataclass(frozen=True)
+class ListedPreset:
+    """A preset as listings show it.
+
+    Attributes:
+        name: Its name.
+        summary: One line.
+        source: Its paper, empty for those trained from scratch.
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+
+
+def list_presets() -> Iterator[ListedPreset]:
+    """All presets that have a name: those from scratch, then the pretrained ones."""
+    yield from (ListedPreset(name, preset.summary) for name, preset in PRESETS.items())
+    yield from (ListedPreset(known.name, known.summary, known.source) for known in KNOWN.values())
+
+
+def pretrained_source(preset: str) -> Source | None:
+    """The pipeline that a preset stands for; None where it is trained from scratch.
+
+    Raises:
+        UnknownNameError: If there is neither such a preset nor such a folder.
+        ModelError: If it is a folder that does not exist.
+    """
+    return None if preset in PRESETS else Source.of(preset, others=PRESETS)
+
+
+def halvings(preset: str) -> int:
+    """How often the UNet of a preset halves latents.
+
+    Raises:
+        UnknownNameError: If there is no such preset.
+        ModelError: If a pretrained pipeline cannot be read.
+    """
+    source = pretrained_source(preset)
+    if source is None:
+        return len(PRESETS[preset].channels) - 1
+    return source.known.halvings if source.known else len(source.config("unet")["block_out_channels"]) - 1
