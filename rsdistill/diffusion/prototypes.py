@@ -32,9 +32,9 @@ class PrototypeOptions:
     """How prototypes are found.
 
     Attributes:
-        kind: ``representative`` is the real latent that lies best in its cluster, as in the paper;
-            ``centroid`` is the mean of the cluster's latents; ``kanonymous`` is what at least ``k`` chips
-            share, the mean of their latents averaged over a grid.
+        kind: ``kanonymous`` is what at least ``k`` chips share, the mean of their latents averaged over a
+            grid; ``centroid`` is the mean of the cluster's latents; ``representative`` is the real latent that
+            lies best in its cluster, as in the paper: a tile may then rest on a single chip.
         cells: Cells a side of the grid that latents are averaged over before clustering; None takes 8 as the
             paper does, and 2 for ``kanonymous``, whose prototypes keep no more detail than this grid.
         k: Least members of a cluster of ``kanonymous``. Where a class has fewer than ``k`` chips for each
@@ -43,7 +43,7 @@ class PrototypeOptions:
         restarts: Restarts of k-means.
     """
 
-    kind: Literal["representative", "centroid", "kanonymous"] = "representative"
+    kind: Literal["representative", "centroid", "kanonymous"] = "kanonymous"
     cells: Annotated[int, Field(ge=1)] | None = None
     k: Annotated[int, Field(ge=2)] = 5
     alpha: float = 1.0

@@ -32,7 +32,7 @@ def test_features_are_pooled_flattened_and_normalised():
 @pytest.mark.parametrize("cells", [2, 8])
 @pytest.mark.parametrize("alpha", [1.0, 0.0])
 def test_representatives_maximise_the_margin_in_scikit_learns_clusters(tiny_latents, cells, alpha):
-    found = find_prototypes(tiny_latents, IPC, PrototypeOptions(cells=cells, alpha=alpha))
+    found = find_prototypes(tiny_latents, IPC, PrototypeOptions("representative", cells=cells, alpha=alpha))
     assert found.label.tolist() == [0] * IPC + [1] * IPC + [2] * IPC
     for label in range(3):
         means, features, clusters = clusters_of(tiny_latents, label, cells)
@@ -65,7 +65,7 @@ def test_singletons_are_counted():
     rest = torch.zeros(9, 4, 2, 2)
     rest[:, 1] = 5.0
     rest += 0.01 * torch.randn(rest.shape, generator=torch.Generator().manual_seed(0))
-    found = _of_class(torch.cat([outlier, rest]), 0, 2, PrototypeOptions(), 0)
+    found = _of_class(torch.cat([outlier, rest]), 0, 2, PrototypeOptions("representative"), 0)
     assert sorted(found.cluster_size.tolist()) == [1, 9]
     assert found.summary() == {"smallest_cluster": 1, "singletons": 1, "rests_on_at_least": 1}
     centroid = _of_class(torch.cat([rest[:4], -rest[4:]]), 0, 2, PrototypeOptions(kind="centroid"), 0)
@@ -90,10 +90,10 @@ def test_prototypes_follow_the_seed_alone(tiny_latents):
 def test_classes_too_small_are_refused(tiny_latents):
     smallest = int(np.bincount(tiny_latents.label[tiny_latents.positions("train")]).min())
     with pytest.raises(DatasetError, match=rf"class 0 has {smallest} train chip\(s\), fewer than ipc={smallest + 1}"):
-        find_prototypes(tiny_latents, smallest + 1, PrototypeOptions())
+        find_prototypes(tiny_latents, smallest + 1, PrototypeOptions("representative"))
     same = torch.ones(5, 4, 2, 2)
     with pytest.raises(DatasetError, match=r"class 7: only 1 train chip\(s\) differ, fewer than ipc=2"):
-        _of_class(same, 7, 2, PrototypeOptions(), 0)
+        _of_class(same, 7, 2, PrototypeOptions("representative"), 0)
 
 
 def test_a_table_comes_back_equal(tiny_latents, tmp_path):

@@ -162,7 +162,7 @@ def test_manifests_say_how_and_name_no_chip(tiny_dpd, tiny_data, tiny_latents):
         assert str(tiny_latents.path) not in text
     manifest = tiny_dpd.distill(2).manifest
     assert manifest["method"] == "dpd" and manifest["options"]["sampling"]["guidance"]["cells"] == 2
-    assert manifest["options"]["teacher"]["steps"] == 20 and manifest["prototypes"]["rests_on_at_least"] == 1
+    assert manifest["options"]["teacher"]["steps"] == 20 and manifest["prototypes"]["rests_on_at_least"] == 9
 
 
 def test_stages_saved_and_loaded_give_the_same_set(tiny_dpd, tiny_data, tiny_latents, quiet, tmp_path):

@@ -16,7 +16,7 @@ WORDS = ("frozen", "flooded", "ploughed", "misty")
 OPTIONS = {
     "teacher": {"width": 8, "blocks": 1, "steps": 3},
     "training": {"steps": 3, "batch": 8},
-    "prototypes": {"cells": 2},
+    "prototypes": {"k": 2},
     "sampling": {"steps": 2},
     "candidates": 2,
 }

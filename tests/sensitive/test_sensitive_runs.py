@@ -83,7 +83,10 @@ def test_mistakes_end_in_one_line_before_a_folder_is_made(tmp_path, policy, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "class 'river' is protected.*prototypes.kind is 'representative'; it must be 'kanonymous'"),
+        (
+            {"distill__options__prototypes__kind": "representative"},
+            "class 'river' is protected.*prototypes.kind is 'representative'; it must be 'kanonymous'",
+        ),
         ({"distill__options__prototypes__kind": "centroid"}, "prototypes.kind is 'centroid'"),
         (
             {"distill__options__prototypes__kind": "kanonymous", "distill__options__soft_labels__top": 3},
