@@ -2,84 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import lightning
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from rsdistill.captions.base import Captions
 from rsdistill.codecs.store import LatentBatch, LatentStore
+from rsdistill.diffusion.consistency import judge
+from rsdistill.diffusion.denoising_options import DenoisingOptions
+from rsdistill.diffusion.draws import Draw
 from rsdistill.diffusion.formulas import min_snr_weight, predicted_x0, training_target
+from rsdistill.diffusion.lora import repeatable_dropout
 from rsdistill.diffusion.model import DiffusionModel
+from rsdistill.diffusion.preview import SampleGrid
 from rsdistill.diffusion.teacher import LatentTeacher
+from rsdistill.diffusion.validation import Validation
 from rsdistill.diffusion.wording import CaptionTable
-from rsdistill.errors import ModelError
-from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
-
-
-@dataclass(frozen=True)
-class ConsistencyOptions:
-    """The classification-consistency loss ``λ·w(t)·L_cls(f(ẑ₀), y)`` with a frozen teacher f.
-
-    Attributes:
-        weight: λ; 0 turns the loss off.
-        target: ``label`` for cross-entropy to y, ``teacher`` for KL from f(z₀) to f(ẑ₀).
-        min_alpha_bar: w(t) is ᾱ_t where that is at least this, else 0: at high noise ẑ₀ says nothing.
-    """
-
-    weight: Annotated[float, Field(ge=0)] = 0.0
-    target: Literal["label", "teacher"] = "label"
-    min_alpha_bar: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-
-@dataclass(frozen=True)
-class DenoisingOptions:
-    """How the denoiser is trained.
-
-    Attributes:
-        steps: Optimiser steps.
-        max_laps: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
-            taken where ``steps`` would go beyond, since a small set is soon learned by heart and its
-            tiles are then copies. None takes all steps.
-        batch: Latents a step.
-        lr: Peak learning rate.
-        warm_up: Share of the steps over which the learning rate rises.
-        snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike. On small latents the class is
-            decided at high noise, where the weighting all but silences v prediction: see docs/results.md.
-        text_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
-        template_share: Where chips have captions, share of samples that are shown the class prompt instead,
-            so that both kinds of prompt work.
-        ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
-        clip: Largest gradient norm.
-        consistency: The classification-consistency loss.
-    """
-
-    steps: Annotated[int, Field(ge=1)] = 2000
-    max_laps: Annotated[float, Field(gt=0)] | None = 25.0
-    batch: Annotated[int, Field(ge=1)] = 64
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    snr_gamma: Annotated[float, Field(gt=0)] | None = None
-    text_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    template_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    consistency: ConsistencyOptions = ConsistencyOptions()
-
-    def limited(self, latents: int) -> DenoisingOptions:
-        """The same options with no more steps than ``max_laps`` allows for so many latents."""
-        if self.max_laps is None:
-            return self
-        most = math.ceil(self.max_laps * latents / min(self.batch, latents))
-        return replace(self, steps=min(self.steps, most))
+from rsdistill.errors import ModelError, OptionError
+from rsdistill.training import Look, StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.training_log import LOG
 
 
 def train_denoiser(
@@ -117,11 +65,21 @@ def train_denoiser(
     options = options.limited(len(train))
     batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
     module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed, table)
-    fit(module, batches, options.steps, folder, trainer, label="train")
-    module.keep_average()
+    looks = [] if folder is None else _looks(module, latents, prompts, Path(folder) / LOG)
+    fit(module, batches, options.steps, folder, trainer, label="train", parts=options.accumulate, looks=looks)
+    module.finish()
     model.unet.eval().requires_grad_(False)
     model.text_encoder.eval().requires_grad_(False)
     return model.to(resolve_device(trainer))
+
+
+def _looks(module: DenoisingModule, latents: LatentStore, prompts: Sequence[str], log: Path) -> list[Look]:
+    watch, looks = module.options.watch, []
+    if watch.validation and len(latents.positions("val")):
+        looks.append(Look(watch.validation, Validation(module, latents)))
+    if watch.samples:
+        looks.append(Look(watch.samples, SampleGrid(module, latents, prompts, log)))
+    return looks
 
 
 class DenoisingModule(lightning.LightningModule):
@@ -166,39 +124,118 @@ class DenoisingModule(lightning.LightningModule):
         # In a list, so that the frozen teacher is neither saved with the model nor trained.
         self._teacher = [teacher]
         self.captions = captions
+        if options.gradient_checkpointing:
+            self._compute_anew(True)
+        self._part, self._sums = 0, dict[str, Any]()
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("alpha_bar", model.scheduler.alphas_cumprod.clone(), persistent=False)
 
+    @property
+    def teacher(self) -> LatentTeacher | None:
+        """The frozen classifier of latents."""
+        return self._teacher[0]
+
     def training_step(self, batch: LatentBatch, _: int) -> torch.Tensor:
-        """One loss, logged in its parts."""
+        """Loss of a batch or, where a step takes several parts, of the next part; both terms are logged."""
+        whole, parts = self._draw(batch), self.options.accumulate
+        if len(whole.label) < parts:
+            raise OptionError(
+                f"training.accumulate {parts} is more than the {len(whole.label)} latents that a process has of a "
+                "batch; lower it, or raise training.batch"
+            )
+        draw = whole.part(self._part, parts)
+        share = len(draw.label) / len(whole.label)
+        moment = (self.global_step, self.global_rank, self._part)
+        with repeatable_dropout(self.trained, derived_seed(self.seed, 24, *moment)):
+            error, estimate = self.denoise(draw)
+        denoising = error.mean() * share
+        figures: dict[str, Any] = {"denoising": denoising}
+        loss = denoising
+        if self.options.consistency.weight and self.teacher is not None:
+            alpha_bar = self.alpha_bar[draw.timestep]
+            judged = judge(self.teacher, estimate, draw.clean, draw.label, alpha_bar, self.options.consistency)
+            consistency = judged.loss * share
+            figures |= {"consistency": consistency, "right": judged.right, "seen": judged.seen}
+            loss = denoising + self.options.consistency.weight * consistency
+        self._part += 1
+        self._note(figures, last=self._part == parts)
+        # Lightning divides the loss by the number of parts.
+        return loss * parts
+
+    def denoise(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted squared error of each sample (n,), and its clean estimate ẑ₀ (n, C, h, w)."""
+        alpha_bar = self.alpha_bar[draw.timestep]
+        noisy = self._mix(draw.clean, draw.noise, alpha_bar)
+        # Of whatever precision the model computed in, losses are in full.
+        output = self.model.predict(noisy, draw.timestep, self._text(draw.text), draw.told).float()
+        target = training_target(draw.clean, draw.noise, alpha_bar, self.prediction)
+        error = F.mse_loss(output, target, reduction="none").mean((1, 2, 3)) * self._snr_weight(alpha_bar)
+        return error, predicted_x0(output, noisy, alpha_bar, self.prediction)
+
+    def _draw(self, batch: LatentBatch) -> Draw:
+        """What chance has for a whole batch, which depends on seed, step and process alone."""
         generator = step_generator(self.seed, 21, self.global_step, self.global_rank)
         count, shape = len(batch.label), batch.mean.shape
         posterior, noise = torch.randn((2, *shape), generator=generator).to(batch.mean)
         clean = batch.mean + torch.exp(0.5 * batch.logvar) * posterior
-        timesteps = torch.randint(len(self.alpha_bar), (count,), generator=generator).to(batch.label)
+        timestep = torch.randint(len(self.alpha_bar), (count,), generator=generator).to(batch.label)
         empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.text_dropout
-        alpha_bar = self.alpha_bar[timesteps]
-        noisy = self._mix(clean, noise, alpha_bar)
-        output = self.model.predict(noisy, timesteps, self._text(batch, empty, generator), ~empty)
-        error = F.mse_loss(output, training_target(clean, noise, alpha_bar, self.prediction), reduction="none")
-        weight = self._snr_weight(alpha_bar)
-        denoising = (error.mean((1, 2, 3)) * weight).mean()
-        self.log("denoising", denoising, prog_bar=True)
-        if not self.options.consistency.weight:
-            return denoising
-        estimate = predicted_x0(output, noisy, alpha_bar, self.prediction)
-        consistency = self._consistency(estimate, clean, batch.label, alpha_bar)
-        self.log("consistency", consistency, prog_bar=True)
-        return denoising + self.options.consistency.weight * consistency
+        return Draw(clean, noise, timestep, self._rows(batch, empty, generator), ~empty, batch.label)
+
+    def _note(self, figures: dict[str, Any], last: bool) -> None:
+        """Log the sums of a step's parts after its last one."""
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0) + (value.detach() if torch.is_tensor(value) else value)
+        if not last:
+            return
+        sums, self._sums = self._sums, {}
+        if "seen" in sums:
+            right, seen = sums.pop("right"), sums.pop("seen")
+            self.log("teacher_oa", right / seen if seen else torch.nan)
+        for name, value in sums.items():
+            self.log(name, value, prog_bar=True)
+
+    @contextmanager
+    def looking(self, averaged: bool) -> Iterator[None]:
+        """The model as it is used, with averaged or live weights; afterwards it trains on as if nothing had been."""
+        live = [parameter.data for parameter in self.learned]
+        shown = self.average.module.parameters() if averaged and self.average is not None else self.learned
+        try:
+            for parameter, value in zip(self.learned, shown, strict=True):
+                parameter.data = value.data
+            self.trained.eval()
+            with torch.no_grad():
+                yield
+        finally:
+            self.trained.train()
+            for parameter, kept in zip(self.learned, live, strict=True):
+                parameter.data = kept
+
+    def _compute_anew(self, on: bool) -> None:
+        """Whether the backward pass computes activations anew instead of keeping them."""
+        unet, encoder, word = self.model.unet, self.model.text_encoder, "enable" if on else "disable"
+        getattr(unet, f"{word}_gradient_checkpointing")()
+        # transformers 5 has another name for it.
+        names = (f"{kind}_checkpointing_{word}" for kind in ("activation", "gradient"))
+        switch = getattr(encoder, next(name for name in names if hasattr(encoder, name)))
+        switch({"use_reentrant": False}) if on else switch()
 
     def configure_optimizers(self) -> Any:
-        """AdamW, linear warm-up, cosine decay."""
+        """AdamW, warm-up, then cosine decay or none."""
         options = self.options
         optimiser = torch.optim.AdamW(self.learned, options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, options.lr, total_steps=options.steps + 1, pct_start=options.warm_up, cycle_momentum=False
-        )
+        if options.schedule == "cosine":
+            schedule: Any = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, options.lr, total_steps=options.steps + 1, pct_start=options.warm_up, cycle_momentum=False
+            )
+        else:
+            rise = 1 + round(options.warm_up * options.steps)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (1 + step) / rise))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Begin with the first part of a batch."""
+        self._part, self._sums = 0, {}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to the norm of the options."""
@@ -207,16 +244,19 @@ class DenoisingModule(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the average."""
         super().optimizer_step(*args, **kwargs)
+        self._part = 0
         if self.average is not None:
             self.average.update_parameters(nn.ParameterList(self.learned))
 
-    def keep_average(self) -> None:
-        """Put the averaged weights into the trained model."""
+    def finish(self) -> None:
+        """Put the averaged weights into the model, and leave it as it is used."""
         if self.average is not None:
             for parameter, held in zip(self.learned, self.average.module.parameters(), strict=True):
                 parameter.data.copy_(held)
+        if self.options.gradient_checkpointing:
+            self._compute_anew(False)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """What a checkpoint holds: weights that train, and their average."""
         frozen = {f"trained.{name}" for name, p in self.trained.named_parameters() if not p.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name not in frozen}
@@ -226,14 +266,19 @@ class DenoisingModule(lightning.LightningModule):
         decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema)
         return torch.lerp(new, held, decay.to(held))
 
-    def _text(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Embeddings of each sample's text; every distinct text passes the encoder once."""
+    def _rows(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Row of each sample's text: of the class prompts, the empty prompt and the captions, in this order."""
         which = torch.where(empty, len(self.tokens) - 1, batch.label)
         if self.captions is None:
-            return self._embedded(self.tokens, which)
+            return which
         rows = len(self.tokens) + self.captions.draw(batch.chip, generator)
         described = torch.rand(len(empty), generator=generator).to(batch.mean) >= self.options.template_share
-        which = torch.where(described & ~empty, rows, which)
+        return torch.where(described & ~empty, rows, which)
+
+    def _text(self, which: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the texts of these rows; every distinct text passes the encoder once."""
+        if self.captions is None:
+            return self._embedded(self.tokens, which)
         distinct, which = torch.unique(which, return_inverse=True)
         return self._embedded(torch.cat([self.tokens, self.captions.ids])[distinct], which)
 
@@ -248,25 +293,6 @@ class DenoisingModule(lightning.LightningModule):
         if self.options.snr_gamma is None:
             return torch.ones_like(alpha_bar)
         return min_snr_weight(alpha_bar, self.prediction, self.options.snr_gamma)
-
-    def _consistency(
-        self, estimate: torch.Tensor, clean: torch.Tensor, labels: torch.Tensor, alpha_bar: torch.Tensor
-    ) -> torch.Tensor:
-        teacher = self._teacher[0]
-        assert teacher is not None
-        teacher = teacher.to(estimate.device)
-        # Where the gate is shut the teacher need not look: it costs as much as the denoiser.
-        seen = torch.nonzero(alpha_bar >= self.options.consistency.min_alpha_bar).flatten()
-        if not len(seen):
-            return 0.0 * estimate.sum()
-        logits = teacher(estimate[seen])
-        if self.options.consistency.target == "label":
-            loss = F.cross_entropy(logits, labels[seen], reduction="none")
-        else:
-            with torch.no_grad():
-                wanted = teacher(clean[seen]).log_softmax(1)
-            loss = F.kl_div(logits.log_softmax(1), wanted, log_target=True, reduction="none").sum(1)
-        return (alpha_bar[seen] * loss).sum() / len(alpha_bar)
 
     @staticmethod
     def _mix(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:

@@ -124,7 +124,8 @@ def train_teacher(
         trainer: Devices and the like.
 
     Returns:
-        The teacher, and its accuracies (``val_oa`` only where there is a validation split).
+        The teacher, and its accuracies: ``train_oa`` and, where there is a validation split, ``val_oa`` and
+        ``val_oa_noise_S`` under noise of standard deviation S, up to what it was trained with.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, 10))
@@ -136,6 +137,8 @@ def train_teacher(
     figures = {"train_oa": _accuracy(teacher, latents, "train")}
     if len(latents.positions("val")):
         figures["val_oa"] = _accuracy(teacher, latents, "val")
+        for level in (options.noise / 2, options.noise) if options.noise else ():
+            figures[f"val_oa_noise_{level:.2f}"] = _accuracy(teacher, latents, "val", level, seed)
     return teacher, figures
 
 
@@ -181,11 +184,12 @@ class _Training(lightning.LightningModule):
 
 
 @torch.no_grad()
-def _accuracy(teacher: LatentTeacher, latents: LatentStore, split: str) -> float:
+def _accuracy(teacher: LatentTeacher, latents: LatentStore, split: str, noise: float = 0.0, seed: int = 0) -> float:
     positions = latents.positions(split)
     device = next(teacher.parameters()).device
-    right = 0
+    generator, right = step_generator(seed, 13), 0
     for start in range(0, len(positions), 512):
         batch = latents.read(positions[start : start + 512])
-        right += int((teacher(batch.mean.to(device)).argmax(1).cpu() == batch.label).sum())
+        shown = batch.mean + noise * torch.randn(batch.mean.shape, generator=generator)
+        right += int((teacher(shown.to(device)).argmax(1).cpu() == batch.label).sum())
     return right / len(positions)

@@ -16,7 +16,8 @@ from rsdistill.captions.aggregate import AggregationOptions, aggregate
 from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.building import ModelPlan, base_of
-from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
+from rsdistill.diffusion.denoising import train_denoiser
+from rsdistill.diffusion.denoising_options import DenoisingOptions
 from rsdistill.diffusion.lora import LoraOptions
 from rsdistill.diffusion.model import DiffusionModel, Prediction
 from rsdistill.diffusion.presets import PRESETS, halvings

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rsdistill.captions import Captions, class_prompts
-from rsdistill.diffusion.denoising import DenoisingModule, DenoisingOptions, train_denoiser
+from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
+from rsdistill.diffusion.denoising_options import DenoisingOptions
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.text import build_tokenizer
 from rsdistill.diffusion.wording import CaptionTable, count_cut, sentences
@@ -94,7 +95,7 @@ def test_text_is_the_drawn_caption_the_class_prompt_or_nothing(tiny_codec, tiny_
         options = replace(OPTIONS, template_share=share)
         table = CaptionTable(model, single, len(single))
         module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, None, 0, table).eval()
-        return module._text(batch, empty, torch.Generator().manual_seed(0))
+        return module._text(module._rows(batch, empty, torch.Generator().manual_seed(0)))
 
     own = [single[int(chip)] for chip in batch.chip]
     for share, said in ((0.0, own), (1.0, [prompts[label] for label in batch.label])):
