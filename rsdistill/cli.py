@@ -44,7 +44,7 @@ _AUDIT_HELP = (
     "--report.show_real false. Exit code 1 says that a tile is blocked."
 )
 _SET_FILES = (".nc", ".zarr")
-_LISTS = ("datasets", "codecs", "captioners", "distillers", "students")
+_LISTS = ("datasets", "codecs", "captioners", "presets", "distillers", "students")
 _INTERRUPTED = 130
 
 
@@ -236,6 +236,10 @@ def _registry(kind: str) -> Any:
         from rsdistill.codecs import CODECS as registry  # type: ignore[assignment]
     elif kind == "captioners":
         from rsdistill.captions import CAPTIONERS as registry  # type: ignore[assignment]
+    elif kind == "presets":
+        from rsdistill.diffusion.presets import list_presets
+
+        return list_presets()
     elif kind == "distillers":
         from rsdistill.distillers import DISTILLERS as registry  # type: ignore[assignment]
     else:

@@ -76,7 +76,9 @@ def save_lora(model: DiffusionModel, folder: str | Path) -> Path:
             adapter = next(iter(configs))
             weights = get_peft_model_state_dict(part, adapter_name=adapter)
             layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(weights)
-            layers[f"{name}_lora_adapter_metadata"] = configs[adapter].to_dict()
+            # A stock pipeline would go on dropping, since it does not put what it loads into evaluation mode.
+            told = {**configs[adapter].to_dict(), "lora_dropout": 0.0, "inference_mode": True}
+            layers[f"{name}_lora_adapter_metadata"] = told
     StableDiffusionPipeline.save_lora_weights(Path(folder), safe_serialization=True, **layers)
     return Path(folder)
 
