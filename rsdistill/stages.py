@@ -29,7 +29,7 @@ from rsdistill.evaluation import EvaluationReport, Recipe, evaluate
 from rsdistill.evaluation.students import check_student
 from rsdistill.export import GeoRef, export_tiles
 from rsdistill.options import plain
-from rsdistill.pipeline import Figures, Pipeline, Stage
+from rsdistill.pipeline import Figures, Pipeline, Stage, process_rank
 from rsdistill.provenance import complete_folder, write_json
 from rsdistill.report import write_report
 from rsdistill.sensitive.policy import Policy
@@ -197,7 +197,7 @@ class Run:
             stages.append(Stage("prototypes", options, (last, *words.get("prototypes", ())), self._find_prototypes))
             fitted = (*fitted, "prototypes")
         distill = {"distill": plain(config.distill), "options": plain(method.stage_options("distill"))}
-        stages.append(Stage("distill", distill, (last, *fitted), self._distill))
+        stages.append(Stage("distill", distill, (last, *fitted), self._distill, collective=True))
         if self._screens:
             stages.append(Stage("screen", plain(config.screen), ("distill",), self._screen))
         # The page shows real chips or not, so it is made anew when that changes.
@@ -271,9 +271,15 @@ class Run:
         method, options = self._ready(), self.config.distill
         for number, seed in enumerate(options.seeds):
             done = checkpoint / _set_name(number)
+            # All processes draw each set, finished or not: they meet there. Then the first one makes the set.
+            method.draw(options.ipc, seed, checkpoint / f"drawn_{number}", self.trainer)
+            if process_rank():
+                continue
             if not done.exists():
                 method.distill(options.ipc, seed).save(done)
             shutil.copy2(done, folder / done.name)
+        if process_rank():
+            return {}
         first = DistilledSet.load(folder / _set_name(0))
         return {"tiles": len(first), "sets": len(options.seeds), "megabytes": round(first.image.nbytes / 1e6, 2)}
 

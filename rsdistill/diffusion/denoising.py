@@ -26,7 +26,8 @@ from rsdistill.diffusion.teacher import LatentTeacher
 from rsdistill.diffusion.validation import Validation
 from rsdistill.diffusion.wording import CaptionTable
 from rsdistill.errors import ModelError, OptionError
-from rsdistill.training import Look, StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.training_callbacks import Look
 from rsdistill.training_log import LOG
 
 
@@ -127,6 +128,7 @@ class DenoisingModule(lightning.LightningModule):
         if options.gradient_checkpointing:
             self._compute_anew(True)
         self._part, self._sums = 0, dict[str, Any]()
+        self._class_text: torch.Tensor | None = None
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("alpha_bar", model.scheduler.alphas_cumprod.clone(), persistent=False)
 
@@ -283,11 +285,21 @@ class DenoisingModule(lightning.LightningModule):
         return self._embedded(torch.cat([self.tokens, self.captions.ids])[distinct], which)
 
     def _embedded(self, tokens: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        hidden = self.trained["text_encoder"](tokens).last_hidden_state
+        hidden = self._hidden(tokens)
         # A product instead of an index: the gradient of an index adds up in an order that threads decide.
         one_hot = F.one_hot(which, len(tokens)).to(hidden)
         chosen: torch.Tensor = (one_hot @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
         return chosen
+
+    def _hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embeddings of texts (n, tokens, width); class prompts pass an encoder that does not learn once in all."""
+        if self._class_text is not None:
+            return self._class_text
+        encoder = self.trained["text_encoder"]
+        hidden: torch.Tensor = encoder(tokens).last_hidden_state
+        if self.captions is None and not any(parameter.requires_grad for parameter in encoder.parameters()):
+            self._class_text = hidden.float()
+        return hidden
 
     def _snr_weight(self, alpha_bar: torch.Tensor) -> torch.Tensor:
         if self.options.snr_gamma is None:

@@ -84,4 +84,5 @@ def _turn(start: torch.Tensor, target: torch.Tensor, length: torch.Tensor) -> to
 
 def _norm(latents: torch.Tensor) -> torch.Tensor:
     """Norm of each latent, (N, 1, 1, 1), at least 1e-8."""
-    return latents.flatten(1).norm(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
+    norm: torch.Tensor = latents.flatten(1).norm(dim=1)
+    return norm.clamp_min(1e-8).reshape(-1, 1, 1, 1)

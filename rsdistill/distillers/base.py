@@ -145,6 +145,19 @@ class Distiller(ABC):
         """Take prototypes that :meth:`find_prototypes` found earlier."""
         raise ModelError(f"method '{method_name(self)}' uses no prototypes")
 
+    def draw(self, ipc: int, seed: int, folder: Path, trainer: TrainerOptions) -> None:
+        """Do ahead what :meth:`distill` with the same arguments can share out to processes; by default nothing.
+
+        A run calls it in all processes, and :meth:`distill` in the first one alone.
+
+        Args:
+            ipc: Images per class.
+            seed: Seed of the set.
+            folder: A folder of this set's own that all processes see; what is done lies there, also after a kill.
+            trainer: Devices and strategy.
+        """
+        return
+
     @abstractmethod
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Make a set.

@@ -18,11 +18,12 @@ from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.building import ModelPlan, base_of
 from rsdistill.diffusion.denoising import train_denoiser
 from rsdistill.diffusion.denoising_options import DenoisingOptions
+from rsdistill.diffusion.drawing import Request, draw, draw_into, drawn_in
 from rsdistill.diffusion.lora import LoraOptions
 from rsdistill.diffusion.model import DiffusionModel, Prediction
 from rsdistill.diffusion.presets import PRESETS, halvings
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
-from rsdistill.diffusion.sampling import SamplingOptions, sample
+from rsdistill.diffusion.sampling import SamplingOptions
 from rsdistill.diffusion.selection import SelectionOptions
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
 from rsdistill.diffusion.wording import count_cut, sentences
@@ -94,6 +95,7 @@ class DPD(Distiller):
         self.model_: DiffusionModel | None = None
         self.base_: dict[str, Any] | None = None
         self.prototypes_: dict[int, Prototypes] = {}
+        self.drawn_: dict[tuple[int, int], Path] = {}
         self.progress_ = True
 
     def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
@@ -187,19 +189,35 @@ class DPD(Distiller):
         """See :meth:`Distiller.use_prototypes`."""
         self.prototypes_[ipc] = table
 
+    def draw(self, ipc: int, seed: int, folder: Path, trainer: TrainerOptions) -> None:
+        """Draw the candidates; see :meth:`Distiller.draw`."""
+        request = self._request(ipc, np.arange(len(self.find_prototypes(ipc).label)), seed)
+        draw_into(folder, self._fitted()[0], request, self.sampling, trainer)
+        self.drawn_[ipc, seed] = folder
+
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Draw candidates for each prototype and keep the best; see :meth:`Distiller.distill`."""
         check_class_sizes(self.fitted(), ipc)
-        return self._made(ipc, seed, np.arange(len(self.find_prototypes(ipc).label)))
+        slots = np.arange(len(self.find_prototypes(ipc).label))
+        request, folder = self._request(ipc, slots, seed), self.drawn_.pop((ipc, seed), None)
+        model = self._fitted()[0]
+        drawn = (
+            draw(model, request, self.sampling, self.progress_)
+            if folder is None
+            else drawn_in(folder, request, self.sampling)
+        )
+        return self._made(ipc, seed, slots, drawn)
 
     def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
         """Further candidates for the prototypes at these positions; see :meth:`Distiller.redraw`."""
-        return self._made(ipc, seed, np.asarray(positions), attempt)
+        slots = np.asarray(positions)
+        request = self._request(ipc, slots, seed, attempt)
+        return self._made(ipc, seed, slots, draw(self._fitted()[0], request, self.sampling, self.progress_))
 
-    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], attempt: int = 0) -> DistilledSet:
-        """Tiles of some slots of the prototype table."""
+    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], drawn: torch.Tensor) -> DistilledSet:
+        """Tiles of some slots of the prototype table, out of their candidates (slots x candidates, C, h, w)."""
         table, teacher = self.find_prototypes(ipc), self._fitted()[1]
-        drawn, labels = self._candidates(table, slots, seed, attempt), table.label[slots]
+        labels = table.label[slots]
         choice = choose(drawn, labels, self.candidates, self._latents(), teacher, self.selection)
         return DistilledSet(
             image=self._decode(drawn[torch.from_numpy(choice.position)]),
@@ -214,19 +232,15 @@ class DPD(Distiller):
             score=choice.margin,
         )
 
-    def _candidates(self, table: Prototypes, slots: NDArray[np.int64], seed: int, attempt: int) -> torch.Tensor:
-        """Candidate latents (slots x candidates, C, h, w) of some slots of the table; another attempt gives others."""
-        model = self._fitted()[0]
-        repeated = np.repeat(slots, self.candidates)
+    def _request(self, ipc: int, slots: NDArray[np.int64], seed: int, attempt: int = 0) -> Request:
+        """The candidates of some slots of the prototype table; another attempt asks for others."""
+        table, repeated = self.find_prototypes(ipc), np.repeat(slots, self.candidates)
         numbers = [slot * self.candidates + n for slot in slots.tolist() for n in range(self.candidates)]
         more = (attempt,) if attempt else ()
-        return sample(
-            model,
+        return Request(
             [table.prompt[slot] for slot in repeated],
             [derived_seed(self.seed, 31, seed, number, *more) for number in numbers],
             table.latent[torch.from_numpy(repeated)],
-            self.sampling,
-            self.progress_,
         )
 
     def _fitted(self) -> tuple[DiffusionModel, LatentTeacher]:
