@@ -37,6 +37,7 @@ from rsdistill.sensitive.resolved import ResolvedPolicy
 from rsdistill.sensitive.screen import screen, train_detectors
 from rsdistill.sensitive.scrub import find_terms, scrub
 from rsdistill.training import resolve_device
+from rsdistill.training_log import LOG, training_log
 
 _EVALUATION, _PROTOTYPES = "evaluation.json", "prototypes.nc"
 _CHIPS, _CODEC, _LATENTS, _TILES, _REPORT = "chips", "codec", "latents.zarr", "tiles", "report.html"
@@ -357,6 +358,7 @@ class Run:
             stages=done,
             show_real=options.show_real,
             columns=options.columns,
+            training={name: training_log(self.folder(name) / LOG) for name in self.distiller.fit_stages},
         )
         # Beside the stages too, where people look first.
         with storage_errors(self.config.folder):
@@ -444,5 +446,5 @@ def _check_texts(policy: ResolvedPolicy, options: Any, where: str) -> None:
 
 def _keep_log(checkpoint: Path, folder: Path) -> None:
     """Keep the training log; the checkpoint itself goes once the stage is complete."""
-    if (checkpoint / "log").exists():
-        shutil.copytree(checkpoint / "log", folder / "log")
+    if (checkpoint / LOG).exists():
+        shutil.copytree(checkpoint / LOG, folder / LOG)

@@ -32,6 +32,7 @@ from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
 from rsdistill.distillers.choosing import SoftLabelOptions, choose
 from rsdistill.errors import ModelError
 from rsdistill.training import TrainerOptions, derived_seed, resolve_device
+from rsdistill.training_log import LOG, training_log
 
 _DECODE_BATCH = 64
 
@@ -116,7 +117,14 @@ class DPD(Distiller):
         taken = self.training.limited(len(self._latents().positions("train", views=True))).steps
         cut = {} if captions is None else {"captions_cut": count_cut(model, captions)}
         sizes = {"parameters": model.unet.parameters(), "trained": model.learned()}
-        return {"steps": taken, **{name: sum(p.numel() for p in part) for name, part in sizes.items()}, **cut}
+        log = {} if folder is None else training_log(folder / LOG)
+        held_out = {name: round(values[-1], 4) for name, (_, values) in log.items() if name.startswith("val_")}
+        return {
+            "steps": taken,
+            **{name: sum(p.numel() for p in part) for name, part in sizes.items()},
+            **held_out,
+            **cut,
+        }
 
     def save_stage(self, stage: str, folder: Path) -> None:
         """Write the teacher, or the model in diffusers' format."""
@@ -154,6 +162,10 @@ class DPD(Distiller):
             "distill": ("sampling", "candidates", "selection", "soft_labels", "seed"),
         }[stage]
         return {name: getattr(self, name) for name in names} | (self.plan_.options() if stage == "train" else {})
+
+    def pretrained_memory(self, stage: str) -> float:
+        """See :meth:`Distiller.pretrained_memory`."""
+        return self.plan_.memory(stage == "train") if stage in ("train", "distill", "screen") else 0.0
 
     def codec_defaults(self, name: str) -> dict[str, Any]:
         """Codec ``pretrained`` is that of the preset, unless told otherwise."""

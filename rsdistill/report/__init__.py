@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsdistill.report.audit_page import suspicious_pairs, write_audit
+    from rsdistill.report.curves import training_curves
     from rsdistill.report.figures import accuracy_against_leakage
     from rsdistill.report.html import write_report
     from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
@@ -24,6 +25,7 @@ _HOMES = {
     "shared_limits": "sheets",
     "spectral_agreement": "spectra",
     "suspicious_pairs": "audit_page",
+    "training_curves": "curves",
     "write_audit": "audit_page",
     "write_report": "html",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "shared_limits",
     "spectral_agreement",
     "suspicious_pairs",
+    "training_curves",
     "write_audit",
     "write_report",
 ]

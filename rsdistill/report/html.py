@@ -23,9 +23,11 @@ from rsdistill.evaluation.agreement import AGREEMENT_CHIPS
 from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.indices import SpectralIndex, available, get_index
 from rsdistill.report import formatting
+from rsdistill.report.curves import training_curves
 from rsdistill.report.figures import accuracy_against_leakage
 from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
+from rsdistill.training_log import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +72,7 @@ def write_report(
     nearest: Sequence[int] | NDArray[np.int64] | None = None,
     show_real: bool = True,
     columns: int = 5,
+    training: Mapping[str, Mapping[str, Curve]] | None = None,
 ) -> Path:
     """Write the report of a run as one self-contained HTML file, complete or not at all.
 
@@ -86,6 +89,7 @@ def write_report(
         show_real: Whether real chips may be seen; False leaves out all pictures with real pixels, those
             of the set itself if it was selected from real chips.
         columns: Pictures of each class and kind on the contact sheets.
+        training: Training logs by stage, see :func:`rsdistill.training_log.training_log`; None leaves them out.
 
     Returns:
         The file.
@@ -120,6 +124,7 @@ def write_report(
         index=_page_index(data),
         histograms=list(_histograms(data, tiles)),
         spectrum_chips=AGREEMENT_CHIPS,
+        curves=_curves(training or {}),
     )
     write_page(path, page)
     return path
@@ -220,6 +225,13 @@ def _comparison(evaluation: EvaluationReport | None) -> Picture | None:
         for r in rows
     )
     return Picture.of(accuracy_against_leakage(evaluation), f"Accuracy beside leakage of each method: {told}.")
+
+
+def _curves(training: Mapping[str, Mapping[str, Curve]]) -> Picture | None:
+    """How training went, where a log says so."""
+    stages = [stage for stage, curves in training.items() if curves]
+    alt = f"Losses and accuracies over the optimiser steps of stages {', '.join(stages)}."
+    return Picture.of(training_curves(training), alt) if stages else None
 
 
 def _sheets(

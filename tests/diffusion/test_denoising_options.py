@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from rsdistill.captions import class_prompts
 from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
@@ -96,6 +98,24 @@ def test_half_precision_is_near_full_and_keeps_full_weights(train, plain, quiet,
 def test_sixteen_bits_are_near_full(train, plain, quiet, tmp_path):
     train(OPTIONS, tmp_path, replace(quiet, accelerator="gpu", precision="16-mixed"))
     assert training_log(tmp_path / "log")["denoising"][1] == pytest.approx(plain[1]["denoising"][1], rel=0.03)
+
+
+def test_clipping_sees_gradients_without_the_scale_of_sixteen_bits(train, quiet, monkeypatch):
+    """On the CPU, with the plugin and the scaled loss that Lightning takes on a GPU."""
+    norms, clip, build = [], torch.nn.utils.clip_grad_norm_, lightning.Trainer
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(float(clip(p, most))))
+    train(OPTIONS)
+    full, norms[:] = list(norms), []
+
+    def scaled(**options):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return build(**{name: value for name, value in options.items() if name != "precision"}, plugins=[plugin])
+
+    monkeypatch.setattr(lightning, "Trainer", scaled)
+    train(replace(OPTIONS, accumulate=2))
+    assert norms == pytest.approx(full, rel=0.1)
+    assert norms != full
 
 
 def rates(options, tiny_codec):

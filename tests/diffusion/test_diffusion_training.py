@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from rsdistill.captions import class_prompts
 from rsdistill.diffusion.consistency import judge
 from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
-from rsdistill.diffusion.denoising_options import ConsistencyOptions, DenoisingOptions, WatchOptions
+from rsdistill.diffusion.denoising_options import ConsistencyOptions, DenoisingOptions
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
 from rsdistill.errors import ArtifactError, ModelError

@@ -1,5 +1,6 @@
 """Whole runs at miniature size, from the command line."""
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import DISTILLERS, Distiller
 from rsdistill.errors import EXIT_CODE
 from rsdistill.provenance import REAL
+from rsdistill.training_log import training_log
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 ALL_STAGES = [
@@ -52,6 +54,15 @@ def test_quickstart_leaves_all_that_it_promises(finished):
         assert (run / left).stat().st_size > 100
     assert list(run.glob("*_export/tiles/index.gpkg"))
     assert not (run / ".work").exists()
+
+
+def test_training_is_logged_and_reported(finished):
+    (train,) = (finished / "quickstart").glob("*_train")
+    log = training_log(train / "log")
+    assert log["denoising"][0] == [1, 2, 3] and log["val_denoising_averaged"][0] == [3]
+    figures = json.loads((train / "stage.json").read_text())["figures"]
+    assert figures["val_denoising_averaged"] == round(log["val_denoising_averaged"][1][-1], 4)
+    assert "Logged while training" in (finished / "quickstart" / "report.html").read_text()
 
 
 def test_second_run_redoes_nothing(finished, capsys):

@@ -99,6 +99,15 @@ def test_stages_config_and_provenance_are_there(write):
         assert words in text.replace("\N{NO-BREAK SPACE}", " "), words
 
 
+def test_training_is_shown_where_it_was_logged(write):
+    bare = write()
+    assert "Logged while training" not in bare.text
+    page = write(training={"teacher": {}, "train": {"denoising": ([1, 2], [1.0, 0.5])}})
+    assert "Logged while training" in page.text and len(page.images) == len(bare.images) + 1
+    assert page.images[-1]["alt"].endswith("of stages train.")
+    assert "Logged while training" not in write(training={"teacher": {}}).text
+
+
 def test_seal_is_that_of_the_set(write, data):
     tiles = make_tiles(data)
     assert re.findall(r"\b[0-9a-f]{64}\b", write(tiles=tiles).text) == [tiles.seal()]
