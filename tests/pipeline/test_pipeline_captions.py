@@ -1,12 +1,14 @@
 """Runs with captions: a stage of their own, prompts from clusters, and no word that a policy keeps out."""
 
 import csv
+import shutil
 
 import pytest
 import xarray as xr
 from miniature import CONFIGS, synthetic
 
 from rsdistill.captions import Captions
+from rsdistill.captions.from_file import FileCaptioner
 from rsdistill.cli import main
 from rsdistill.config import load_config
 from rsdistill.distilled import DistilledSet
@@ -103,6 +105,18 @@ def test_a_second_run_redoes_nothing_and_other_words_only_what_they_change(finis
         (folder / "words.csv").write_text(before)
     todo = [line.split()[0][3:] for line in capsys.readouterr().out.splitlines() if "to do" in line]
     assert todo == ["captions", "train", "prototypes", "distill", "audit", "evaluate", "export", "report"]
+
+
+def test_what_a_model_sums_up_is_scrubbed_under_the_policy_too(finished, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    monkeypatch.setattr(FileCaptioner, "can_write", True)
+    says = "Tall reeds by a runway, lighthouses and Lake Tahoe"
+    monkeypatch.setattr(FileCaptioner, "writer", lambda *_: lambda request: says)
+    words = options(folder, distill__options__aggregation__kind="llm") + ["--out", str(tmp_path / "runs")]
+    Run(load_config(QUICKSTART, words)).pipeline.run("prototypes")
+    (path,) = (tmp_path / "runs").rglob("prototypes.nc")
+    told = said(path)
+    assert b"tall reeds" in told and not [word for word in KEPT_OUT if word in told]
 
 
 def test_the_template_alone_needs_no_stage(folder, tmp_path):
