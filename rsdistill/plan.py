@@ -46,7 +46,8 @@ def plan_table(run: Run, until: str | None = None) -> str:
     for state in states:
         what = f"complete ({state.seconds:.0f} s)" if state.cached else "to do"
         size = sizes.get(state.name, _Sizes(0.0, _LIBRARIES))
-        lines.append(f"{state.folder.name:15} {what:22} {size.disk / 1e6:9.1f} {size.memory / _GB:11.1f}")
+        memory = size.memory + run.distiller.pretrained_memory(state.name)
+        lines.append(f"{state.folder.name:15} {what:22} {size.disk / 1e6:9.1f} {memory / _GB:11.1f}")
         if state.name == until:
             break
     return "\n".join(lines)

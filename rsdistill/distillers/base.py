@@ -133,6 +133,10 @@ class Distiller(ABC):
         """Options of a codec that follow from the method's own, where a run's config does not name them."""
         return {}
 
+    def pretrained_memory(self, stage: str) -> float:
+        """Bytes of memory that pretrained weights take in a stage, for the plan of a run."""
+        return 0.0
+
     def stage_options(self, stage: str) -> dict[str, Any]:
         """The options that the result of a stage depends on; a change of others does not redo it."""
         return options_of(self)

@@ -72,6 +72,8 @@ def stock_latents(pipeline, seeds):
 def test_a_pretrained_model_samples_as_its_stock_pipeline(pipelines, codecs, kind, prediction):
     model = load_pretrained(Source.of(str(pipelines[kind])), codecs[kind], 32)
     assert model.prediction == prediction and model.trains == "unet" and not model.takes_labels
+    told = ModelPlan(str(pipelines[kind])).tokenizer(PROMPTS)
+    assert told(PROMPTS).input_ids == model.tokenizer(PROMPTS).input_ids
     stock = StableDiffusionPipeline.from_pretrained(pipelines[kind], safety_checker=None)
     stock.scheduler = model.scheduler
     ours = sample(model, PROMPTS[:2], [5, 6], options=UNGUIDED, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rsdistill.diffusion.text import build_tokenizer
@@ -107,6 +109,38 @@ def build_pipeline(kind, seed=0):
 
 
 def save_pipeline(kind, folder: Path) -> Path:
-    """The same, in diffusers' format."""
+    """The same in diffusers' format: that of ``sd15`` and the index of ``text2earth`` as the hub holds them."""
     build_pipeline(kind).save_pretrained(folder, safe_serialization=True)
+    if kind == "sd15":
+        _as_in_2022(folder)
+    if kind == "text2earth":
+        index = folder / "model_index.json"
+        parts = json.loads(index.read_text("utf-8")) | {"_class_name": "Text2EarthDiffusionPipeline"}
+        index.write_text(json.dumps(parts | {"scheduler": ["diffusers", "PNDMScheduler"]}), "utf-8")
     return folder
+
+
+def _as_in_2022(folder: Path) -> None:
+    """Rewrite what libraries have since come to save otherwise, and add a part that is not used."""
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+    merges = [" ".join(pair) for pair in tokenizer["merges"]]
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokenizer["vocab"]), "utf-8")
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(path).items()}
+    save_file(weights | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, path, {"format": "pt"})
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+    weights = load_file(path)
+    for new, old in older.items():
+        weights = {name.replace(new, old) if "attentions" in name else name: w for name, w in weights.items()}
+    save_file(weights, path, {"format": "pt"})
+    for part, lost in (("vae", ("scaling_factor",)), ("unet", ("class_embed_type", "addition_embed_type"))):
+        config = json.loads((folder / part / "config.json").read_text("utf-8"))
+        kept = {name: value for name, value in config.items() if name not in lost}
+        (folder / part / "config.json").write_text(json.dumps(kept), "utf-8")
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text("utf-8"))
+    parts |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    index.write_text(json.dumps(parts), "utf-8")

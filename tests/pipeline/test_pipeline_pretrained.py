@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from diffusers import StableDiffusionPipeline
 from fake_scenes import write_dataset
@@ -13,6 +15,7 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.errors import EXIT_CODE
 
 CONFIG = str(CONFIGS / "sd15_lora.yaml")
+SMALL = {"distill__options__training__watch__draws": 4}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def places(tmp_path_factory):
 
 def options(out, data, **others):
     """The config at miniature size; the codec is a pretrained one and takes none of the options of others."""
-    named = miniature(out, data__root=data, distill__seeds="[0]", **{"data__size": 32} | others)
+    named = miniature(out, data__root=data, distill__seeds="[0]", **{"data__size": 32, **SMALL} | others)
     pairs = zip(named[::2], named[1::2], strict=True)
     return [part for name, value in pairs if not name.startswith("--codec.") for part in (name, value)]
 
@@ -35,7 +38,8 @@ def test_a_lora_run_goes_through_and_stock_diffusers_loads_it(places, tmp_path, 
     given = options(tmp_path, data, distill__options__preset=pipeline)
     assert main(["train", CONFIG, *given]) == 0
     printed = capsys.readouterr().out
-    assert "05_train" in printed and "trained 4" in printed
+    found = re.search(r"05_train .* parameters (\d+), trained (\d+)", printed)
+    assert found and 0 < int(found[2]) < 0.05 * int(found[1])
     assert main(["distill", CONFIG, *given]) == 0
     assert "05_train: complete" in capsys.readouterr().out
     tiles = DistilledSet.load(tmp_path / "sd15_lora" / "07_distill" / "distilled.nc")
@@ -51,6 +55,11 @@ def test_a_run_without_network_says_what_is_missing(places, tmp_path, capsys):
     data, _ = places
     given = options(tmp_path, data, data__size=64)
     assert main(["run", CONFIG, *given, "--dry-run"]) == 0
+    planned = {line.split()[0]: float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[3:]}
+    assert planned["06_prototypes"] < 4.3 < planned["05_train"] < 8.6
+    whole = [*given, "--distill.options.lora", "null"]
+    assert main(["train", CONFIG, *whole, "--dry-run"]) == 0
+    assert float(capsys.readouterr().out.split()[-1]) > 4.3 + 4 * 3.4
     assert main(["codec", CONFIG, *given]) == EXIT_CODE
     told = capsys.readouterr().err
     assert "'stable-diffusion-v1-5/stable-diffusion-v1-5' on the hub" in told and "name its folder instead" in told
