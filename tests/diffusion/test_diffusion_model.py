@@ -86,6 +86,22 @@ def test_guidance_brings_tiles_nearer_to_their_prototypes(model):
     assert distance(4.0) < distance(2.0) < distance(0.0)
 
 
+@pytest.mark.parametrize("name", ["model", "dpmsolver++"])
+def test_spherical_guidance_turns_tiles_to_their_prototypes(model, name):
+    """Even to prototypes as flat as means are, which would flatten the tiles if they were pulled straight."""
+    prototypes = 0.2 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def draw(scale, target="spherical"):
+        guidance = GuidanceOptions(scale=scale, cells=None, target=target)
+        options = replace(UNGUIDED, steps=6, scheduler=name, guidance=guidance)
+        return sample(model, PROMPTS, [5, 6], prototypes, options, progress=False).flatten(1)
+
+    drawn = [draw(scale) for scale in (0.0, 2.0, 4.0)]
+    likeness = [float(torch.cosine_similarity(tiles, prototypes.flatten(1)).mean()) for tiles in drawn]
+    assert likeness[0] + 0.1 < likeness[1] < likeness[2]
+    assert draw(4.0).norm() > draw(4.0, "linear").norm()
+
+
 def test_seeds_alone_decide_what_is_drawn(model):
     torch.manual_seed(1)
     first = sample(model, PROMPTS, [5, 6], options=UNGUIDED, progress=False)
