@@ -29,6 +29,7 @@ from rsdistill.distillers.base import DISTILLERS, Distiller
 from rsdistill.evaluation import Recipe, coverage, evaluate
 from rsdistill.options import plain
 from rsdistill.provenance import digest, write_json
+from rsdistill.report import contact_sheet
 from rsdistill.stages import Run
 
 
@@ -111,6 +112,8 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
             result |= {"null": judged.held_out_null, "copied": judged.copied, "bytes": judged.bytes}
             result["null_interval"] = [judged.held_out_low, judged.held_out_high]
     result["coverage"] = _coverage(sets, run.data)
+    if sets[0].is_synthetic:
+        _picture(sets[0], run.data, folder / "sheets" / f"{row['name'].replace(' ', '_')}-{key}.png")
     print(json.dumps(result), flush=True)
     return result
 
@@ -127,6 +130,13 @@ def _coverage(sets: list[DistilledSet], data: SceneData) -> float:
 
     real = seen(data.test)
     return float(np.mean([coverage(real, data.test.labels, seen(tiles), tiles.label) for tiles in sets]))
+
+
+def _picture(tiles: DistilledSet, data: SceneData, path: Path) -> None:
+    """A sheet of all tiles of a set, without the real chips."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(data, tiles, columns=10, show_real=False).savefig(path, dpi=100)
 
 
 def _full(run: Run, study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
