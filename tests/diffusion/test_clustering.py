@@ -67,6 +67,24 @@ def test_a_kanonymous_prototype_is_the_coarse_mean_of_its_members():
     assert (found.margin > 0).all()
 
 
+@settings(max_examples=25, deadline=None)
+@given(chips=st.integers(2, 24), ipc=st.integers(1, 6), k=st.integers(2, 5), seed=st.integers(0, 10**6))
+def test_no_prototype_ever_rests_on_fewer_than_k_chips(chips, ipc, k, seed):
+    latents = torch.randn(chips, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+    options = PrototypeOptions(kind="kanonymous", k=k, restarts=1)
+    if chips < k:
+        with pytest.raises(DatasetError, match="fewer than the"):
+            _of_class(latents, 0, ipc, options, 0)
+        return
+    found = _of_class(latents, 0, ipc, options, 0)
+    assert len(found.latent) == ipc
+    for latent, size, rests_on, members in zip(
+        found.latent, found.cluster_size, found.rests_on, found.members, strict=True
+    ):
+        assert size == rests_on == len(set(members.tolist())) >= k
+        torch.testing.assert_close(latent, lowpass(latents[torch.from_numpy(members)], 2).mean(0))
+
+
 def test_where_chips_are_few_images_share_prototypes():
     latents = torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     found = _of_class(latents, 0, 5, PrototypeOptions(kind="kanonymous", k=4), 0)

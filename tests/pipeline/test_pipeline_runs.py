@@ -220,7 +220,8 @@ def test_killed_in_every_stage_the_set_is_the_same(finished, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_together(tmp_path):
     """Two processes on the CPU share each batch; the first one alone writes, and the run ends complete."""
-    options = synthetic(tmp_path, trainer__accelerator="cpu", trainer__devices=2, trainer__strategy="ddp")
+    shared = {"trainer__accelerator": "cpu", "trainer__devices": 2, "trainer__strategy": "ddp"}
+    options = synthetic(tmp_path, **shared, distill__options__training__accumulate=2)
     command = [sys.executable, "-m", "rsdistill", "run", QUICKSTART, *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
