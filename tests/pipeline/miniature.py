@@ -22,6 +22,7 @@ MINIATURE = {
     "distill.options.teacher.steps": 3,
     "distill.options.training.steps": 3,
     "distill.options.training.batch": 8,
+    "distill.options.training.watch.draws": 8,
     "distill.options.sampling.steps": 2,
     "distill.options.prototypes.k": 2,
     "distill.options.candidates": 2,
