@@ -59,8 +59,9 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.distiller = _distiller(config.distill.method, config.distill.options, "distill.options")
-        given = self.distiller.codec_defaults(config.codec.name) | config.codec.options
-        self.config = config = replace(config, codec=replace(config.codec, options=given))
+        given = config.codec.options
+        told = self.distiller.codec_defaults(config.codec.name, given) | given
+        self.config = config = replace(config, codec=replace(config.codec, options=told))
         self.trainer = config.trainer
         resolve_device(self.trainer)
         _dataset_options(config), _split(config)

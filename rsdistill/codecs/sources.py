@@ -182,7 +182,7 @@ class Source:
         wrong = sorted(
             f"{part} is a {parts[part]}"
             for part, kinds in _CLASSES.items()
-            if parts.get(part) not in kinds and kinds and part in parts
+            if kinds and part in parts and parts[part] not in kinds
         )
         if strange or wrong:
             raise ModelError(

@@ -42,7 +42,8 @@ class ModelPlan:
         unet_label: Label for a UNet that takes labels.
 
     Raises:
-        OptionError: If the options contradict each other.
+        OptionError: If there is no such preset, or the options contradict each other.
+        ModelError: If the preset is a folder that does not exist.
     """
 
     preset: str = "tiny"
@@ -51,7 +52,8 @@ class ModelPlan:
     unet_label: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse options of pretrained models for one from scratch."""
+        """Refuse a preset that there is not, and options of pretrained models for one from scratch."""
+        pretrained_source(self.preset)
         given = [name for name, value in (("lora", self.lora), ("unet_label", self.unet_label)) if value]
         if self.preset in PRESETS and given:
             raise OptionError(

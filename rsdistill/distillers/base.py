@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -129,8 +129,13 @@ class Distiller(ABC):
         """What the side of the latents must be a multiple of."""
         return 1
 
-    def codec_defaults(self, name: str) -> dict[str, Any]:
-        """Options of a codec that follow from the method's own, where a run's config does not name them."""
+    def codec_defaults(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a codec that follow from the method's own.
+
+        Args:
+            name: Name of the codec.
+            given: What a run's config says of its options, which goes before what is returned.
+        """
         return {}
 
     def pretrained_memory(self, stage: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from rsdistill.diffusion.denoising_options import DenoisingOptions
 from rsdistill.diffusion.drawing import Request, draw, draw_into, drawn_in
 from rsdistill.diffusion.lora import LoraOptions
 from rsdistill.diffusion.model import DiffusionModel, Prediction
-from rsdistill.diffusion.presets import PRESETS, halvings
+from rsdistill.diffusion.presets import halvings
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
 from rsdistill.diffusion.sampling import SamplingOptions
 from rsdistill.diffusion.selection import SelectionOptions
@@ -167,9 +168,16 @@ class DPD(Distiller):
         """See :meth:`Distiller.pretrained_memory`."""
         return self.plan_.memory(stage == "train") if stage in ("train", "distill", "screen") else 0.0
 
-    def codec_defaults(self, name: str) -> dict[str, Any]:
-        """Codec ``pretrained`` is that of the preset, unless told otherwise."""
-        return {"source": self.preset} if name == "pretrained" and self.preset not in PRESETS else {}
+    def codec_defaults(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Codecs ``pretrained`` and ``inflated`` take the autoencoder of a pretrained preset, unless told otherwise."""
+        source = self.plan_.source
+        if source is None:
+            return {}
+        if name == "pretrained":
+            return {"source": self.preset}
+        if name == "inflated" and "pretrained" not in given:
+            return {"pretrained": source.place, "revision": source.revision, "subfolder": "vae"}
+        return {}
 
     def find_prototypes(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class, found once."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from pretrained_pipelines import PROMPTS, save_pipeline
+from safetensors.torch import load_file, save_file
 
 from rsdistill.codecs import create_codec, encode, load_codec
 from rsdistill.codecs.normalise import Normalisation
@@ -239,8 +240,6 @@ def test_what_is_no_pipeline_is_refused(copy, tmp_path):
 
 
 def test_weights_outside_safetensors_and_lost_weights_are_refused(copy, codecs):
-    from safetensors.torch import load_file, save_file
-
     source, path = Source.of(str(copy)), copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     weights.pop("conv_in.weight")
@@ -298,6 +297,31 @@ def test_latents_of_another_codec_are_refused(pipelines, rgb, quiet):
     codec = create_codec("kl", rgb.bands, latent_channels=8, **other).fit(rgb, trainer=quiet)
     with pytest.raises(ModelError, match="takes 4 channels, but codec 'kl' gives 8"):
         load_pretrained(source, codec, 32)
+
+
+def test_codecs_of_a_run_take_the_autoencoder_of_the_preset(pipelines):
+    method = create_distiller("dpd", preset="sd15")
+    assert method.codec_defaults("pretrained", {}) == {"source": "sd15"}
+    place = {"pretrained": KNOWN["sd15"].hub, "revision": KNOWN["sd15"].revision, "subfolder": "vae"}
+    assert method.codec_defaults("inflated", {"steps": 3}) == place
+    assert method.codec_defaults("inflated", {"pretrained": "another"}) == method.codec_defaults("kl", {}) == {}
+    assert create_distiller("dpd").codec_defaults("pretrained", {}) == {}
+
+
+def test_more_bands_enter_by_an_inflated_autoencoder(copy, codecs, rgb, quiet, tmp_path):
+    # Random weights give latents of no spread, which a trained autoencoder's scale brings to unit variance.
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    spread = float(codecs["sd15"].encode(torch.from_numpy(rgb.train.images())).std())
+    save_file({n: w / spread if n.startswith("quant_conv") else w for n, w in load_file(path).items()}, path)
+    four = load_dataset("synthetic", size=32, chips_per_class=8, classes=["forest", "beach", "solar_farm"])
+    method = create_distiller("dpd", preset=str(copy), lora={"rank": 2})
+    place = method.codec_defaults("inflated", {})
+    codec = create_codec("inflated", four.bands, steps=2, batch=2, lr=1e-6, **place).fit(four, trainer=quiet)
+    latents = encode(codec, four, tmp_path / "latents.zarr", views=1, progress=False)
+    model = method.plan_.build(codec, PROMPTS, 32, 0)
+    train_denoiser(model, latents, PROMPTS, training(steps=1, batch=4), trainer=quiet)
+    drawn = sample(model, PROMPTS, [1, 2, 3], options=UNGUIDED, progress=False)
+    assert codec.decode(drawn).shape == (3, 4, 32, 32) and model.vae.config.in_channels == 4
 
 
 def test_sizes_that_the_unet_cannot_halve_are_refused(pipelines, codecs):
