@@ -15,7 +15,6 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.errors import EXIT_CODE
 
 CONFIG = str(CONFIGS / "sd15_lora.yaml")
-SMALL = {"distill__options__training__watch__draws": 4}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def places(tmp_path_factory):
 
 def options(out, data, **others):
     """The config at miniature size; the codec is a pretrained one and takes none of the options of others."""
-    named = miniature(out, data__root=data, distill__seeds="[0]", **{"data__size": 32, **SMALL} | others)
+    named = miniature(out, data__root=data, distill__seeds="[0]", **{"data__size": 32} | others)
     pairs = zip(named[::2], named[1::2], strict=True)
     return [part for name, value in pairs if not name.startswith("--codec.") for part in (name, value)]
 
