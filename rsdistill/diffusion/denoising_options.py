@@ -69,7 +69,7 @@ class DenoisingOptions:
         ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
         clip: Largest gradient norm.
         gradient_checkpointing: Compute the activations of UNet and text encoder anew in the backward pass
-            instead of keeping them: less memory, about a third more time, the same weights.
+            instead of keeping them: less memory, about 40 % more time, the same weights.
         consistency: The classification-consistency loss.
         watch: Validation loss and pictures while training.
     """
