@@ -30,7 +30,8 @@ _FOLDER = "samples"
 _SAMPLING = SamplingOptions(steps=12, text_scale=2.5, scheduler="dpmsolver++", guidance=GuidanceOptions(scale=0.0))
 # Latents that set black and white, the same in every picture.
 _STRETCH = 64
-_CELL, _GAP, _DPI = 0.9, 0.06, 144
+# Inches of a picture with its gap and of the names; gap as a share of a picture.
+_CELL, _MARGIN, _GAP, _DPI = 0.9, 1.5, 0.06, 144
 
 
 class SampleGrid:
@@ -77,17 +78,19 @@ def _write(path: Path, grid: NDArray[np.uint8], names: Sequence[str], title: str
     """
     from matplotlib.figure import Figure
 
-    rows, columns = grid.shape[:2]
-    size = (columns * (_CELL + _GAP) + 2.2, rows * (_CELL + _GAP) + 0.4)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    cells = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": _GAP, "hspace": _GAP})
-    for line, pictures, name in zip(cells, grid, names, strict=True):
-        line[0].set_ylabel(textwrap.fill(name, 22), rotation=0, ha="right", va="center", fontsize=7)
-        for cell, picture in zip(line, pictures, strict=True):
-            cell.imshow(picture, interpolation="nearest")
-            cell.set(xticks=[], yticks=[])
-            cell.spines[:].set_visible(False)
+    rows, columns, height, width = grid.shape[:4]
+    gap = max(1, round(_GAP * width))
+    # One mosaic: an axis for each picture would be slow to draw and uneven.
+    sheet = np.full((rows, height + gap, columns, width + gap, 3), 255, np.uint8)
+    sheet[:, :height, :, :width] = grid.transpose(0, 2, 1, 3, 4)
+    figure = Figure(figsize=(columns * _CELL + _MARGIN, rows * _CELL + 0.4), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(sheet.reshape(rows * (height + gap), columns * (width + gap), 3), interpolation="nearest")
+    axes.set_yticks(np.arange(rows) * (height + gap) + height / 2, [textwrap.fill(name, 22) for name in names])
+    axes.tick_params(length=0, labelsize=7)
+    axes.set(xticks=[])
+    axes.set_title(title, fontsize=9)
+    axes.spines[:].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     partial = path.with_name(f".partial-{path.name}")
