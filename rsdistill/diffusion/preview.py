@@ -31,7 +31,7 @@ _SAMPLING = SamplingOptions(steps=12, text_scale=2.5, scheduler="dpmsolver++", g
 # Latents that set black and white, the same in every picture.
 _STRETCH = 64
 # Inches of a picture with its gap and of the names; gap as a share of a picture.
-_CELL, _MARGIN, _GAP, _DPI = 0.9, 1.5, 0.06, 144
+_CELL, _MARGIN, _GAP, _DPI = 0.9, 2.0, 0.06, 144
 
 
 class SampleGrid:
@@ -86,7 +86,7 @@ def _write(path: Path, grid: NDArray[np.uint8], names: Sequence[str], title: str
     figure = Figure(figsize=(columns * _CELL + _MARGIN, rows * _CELL + 0.4), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(sheet.reshape(rows * (height + gap), columns * (width + gap), 3), interpolation="nearest")
-    axes.set_yticks(np.arange(rows) * (height + gap) + height / 2, [textwrap.fill(name, 22) for name in names])
+    axes.set_yticks(np.arange(rows) * (height + gap) + height / 2, [textwrap.fill(name, 20) for name in names])
     axes.tick_params(length=0, labelsize=7)
     axes.set(xticks=[])
     axes.set_title(title, fontsize=9)
