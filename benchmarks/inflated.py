@@ -41,6 +41,13 @@ def errors(codec: AutoencoderCodec, chips: torch.Tensor) -> np.ndarray:
     return (apart[0] - apart[1]).square().mean((0, 2, 3)).sqrt().numpy()
 
 
+def distance(codec: AutoencoderCodec, first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference of two stacks of chips in normalised units."""
+    assert codec.normalisation_ is not None
+    apart = [codec.normalisation_.forward(images, codec.bands) for images in (first, second)]
+    return float((apart[0] - apart[1]).abs().max())
+
+
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,10 +85,10 @@ def main() -> None:
             row = np.array([found[colours].mean(), found[others].mean()])
             if start is None:
                 start = row
-                same = (codec.reconstruct(all_chips)[:, colours] - rgb.reconstruct(chips)).abs().max()
+                same = distance(rgb, codec.reconstruct(all_chips)[:, colours], rgb.reconstruct(chips))
             share = 100 * row / start
             print(f"| {label} | {steps} | {row[0]:.4f} | {row[1]:.4f} | {share[0]:.1f} | {share[1]:.1f} |", flush=True)
-        print(f"largest difference of the colours at the start: {float(same):.1e} of {float(chips.max()):.0f}")
+        print(f"largest difference of the colours at the start: {same:.1e} in normalised units")
 
 
 if __name__ == "__main__":
