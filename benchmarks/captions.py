@@ -2,6 +2,7 @@
 
     python benchmarks/captions.py                  the table in docs/results.md
     python benchmarks/captions.py --steps 100      a quick look
+    python benchmarks/captions.py --text-scale 3   another strength of the words, with the same models
 
 SyntheticScenes knows what is true of each chip. Sentences made of that go into a CSV file, the captioner
 `file` reads them, and DPD is trained with them and with class prompts alone: same chips, codec, seeds and
@@ -79,6 +80,8 @@ def main() -> None:
     for n, (attribute, key) in enumerate(QUESTIONS):
         note = "" if read[n] else ", does not count"
         log(f"judge: {attribute.title} of {key}: {100 * real[n]:.1f} %, decoded {100 * ceiling[n]:.1f} %{note}")
+    if not any(read):
+        raise SystemExit("the judge reads no attribute well enough; give it more --judge-chips or --judge-steps")
     found = {}
     for kind, used in (("captions", captions), ("class prompts", None)):
         found[kind] = judge.answers(drawn(data, latents, used, options, log))
