@@ -5,8 +5,9 @@ Names are imported when first used, so that ``import rsdistill`` loads no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rsdistill.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsdistill.bands import Band, BandSet, get_bands
@@ -43,46 +44,18 @@ __all__ = [
     "load_dataset",
 ]
 
-_HOMES = {
-    "Band": "bands",
-    "BandSet": "bands",
-    "get_bands": "bands",
-    "Captions": "captions",
-    "create_captioner": "captions",
-    "list_captioners": "captions",
-    "ClassInfo": "classes",
-    "LatentStore": "codecs",
-    "create_codec": "codecs",
-    "encode": "codecs",
-    "list_codecs": "codecs",
-    "list_datasets": "datasets",
-    "load_dataset": "datasets",
-    "DistilledSet": "distilled",
-    "create_distiller": "distillers",
-    "list_distillers": "distillers",
-    "evaluate": "evaluation",
-    "export_tiles": "export",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home, once.
-
-    Raises:
-        AttributeError: If the name is not public.
-    """
-    if name == "__version__":
-        from rsdistill.provenance import package_version
-
-        value: Any = package_version()
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    else:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, whether imported yet or not."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "bands": ("Band", "BandSet", "get_bands"),
+        "captions": ("Captions", "create_captioner", "list_captioners"),
+        "classes": ("ClassInfo",),
+        "codecs": ("LatentStore", "create_codec", "encode", "list_codecs"),
+        "datasets": ("list_datasets", "load_dataset"),
+        "distilled": ("DistilledSet",),
+        "distillers": ("create_distiller", "list_distillers"),
+        "evaluation": ("evaluate",),
+        "export": ("export_tiles",),
+        "provenance": ("__version__",),
+    },
+)

@@ -31,6 +31,10 @@ def package_version() -> str:
         return "0+unknown"
 
 
+# Public as rsdistill.__version__.
+__version__ = package_version()
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that shape results, and of Python."""
     versions = {"python": platform.python_version(), "rsdistill": package_version()}

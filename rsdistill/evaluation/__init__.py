@@ -5,8 +5,9 @@ Names are imported when first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rsdistill.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsdistill.evaluation.agreement import (
@@ -81,39 +82,36 @@ __all__ = [
     "train_student",
 ]
 
-_HOMES = {
-    "agreement": (
-        "ClassAgreement",
-        "chip_spectra",
-        "class_agreement",
-        "index_distance",
-        "mean_spectrum",
-        "spectrum_correlation",
-        "spectrum_distance",
-    ),
-    "learning": ("Student", "evaluate_student", "predict", "train_student"),
-    "protocol": ("evaluate",),
-    "recipe": ("Recipe",),
-    "results": ("EvaluationReport", "Row"),
-    "spectral": ("ergas", "index_error", "psnr_per_band", "signal_range", "spectral_angle", "ssim_per_band"),
-    "students": ("STUDENTS",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module, once.
-
-    Raises:
-        AttributeError: If the name is not public.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    home = next((module for module, names in _HOMES.items() if name in names), "metrics")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, whether imported yet or not."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "agreement": (
+            "ClassAgreement",
+            "chip_spectra",
+            "class_agreement",
+            "index_distance",
+            "mean_spectrum",
+            "spectrum_correlation",
+            "spectrum_distance",
+        ),
+        "learning": ("Student", "evaluate_student", "predict", "train_student"),
+        "metrics": (
+            "Scores",
+            "alpha_score",
+            "ars",
+            "average_accuracy",
+            "cohen_kappa",
+            "confusion_matrix",
+            "coverage",
+            "hlr",
+            "ior",
+            "lrs",
+            "overall_accuracy",
+        ),
+        "protocol": ("evaluate",),
+        "recipe": ("Recipe",),
+        "results": ("EvaluationReport", "Row"),
+        "spectral": ("ergas", "index_error", "psnr_per_band", "signal_range", "spectral_angle", "ssim_per_band"),
+        "students": ("STUDENTS",),
+    },
+)

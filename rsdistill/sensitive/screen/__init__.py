@@ -5,8 +5,9 @@ Names are imported when first used, so that options and reports load no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rsdistill.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsdistill.sensitive.screen.detector import Detector, train_detector, train_detectors
@@ -27,29 +28,13 @@ __all__ = [
     "zero_shot_detector",
 ]
 
-_HOMES = {
-    "detector": ("Detector", "train_detector", "train_detectors"),
-    "options": ("ScreenOptions",),
-    "report": ("DetectorFigures", "ScreenReport"),
-    "screening": ("Redraw", "screen"),
-    "zeroshot": ("zero_shot_detector",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module, once.
-
-    Raises:
-        AttributeError: If the name is not public.
-    """
-    home = next((module for module, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, whether imported yet or not."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "detector": ("Detector", "train_detector", "train_detectors"),
+        "options": ("ScreenOptions",),
+        "report": ("DetectorFigures", "ScreenReport"),
+        "screening": ("Redraw", "screen"),
+        "zeroshot": ("zero_shot_detector",),
+    },
+)
