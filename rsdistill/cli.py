@@ -34,6 +34,10 @@ STAGES = {
     "export": "write tiles and index (or name a distilled set: export SET.nc --out DIR)",
     "report": "write report.html",
 }
+_RUN_HELP = (
+    "Any option of the config can follow it: --name NAME of the run, --out FOLDER of all runs, --data.root FOLDER of "
+    "the dataset, --distill.ipc 20 and so on; a misspelt one is answered with those there are."
+)
 _EXPORT_HELP = (
     "A distilled set takes: --out DIR [--overwrite | --resume] [--workers N] [--dtype TYPE] [--gsd METRES] "
     "[--epsg CODE --origin X Y] [--geoparquet] [--allow-blocked]"
@@ -46,6 +50,7 @@ _AUDIT_HELP = (
 _SET_FILES = (".nc", ".zarr")
 _LISTS = ("datasets", "codecs", "captioners", "presets", "distillers", "students")
 _INTERRUPTED = 130
+_BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,19 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments; None for those of the process.
 
     Returns:
-        Exit code: 0, 1 for faults found by ``validate``, 2 for a mistake in what was asked, 130 if stopped.
+        Exit code: 0, 1 for faults found by ``validate``, 2 for a mistake in what was asked, 130 if stopped,
+        141 if its output is read no longer.
     """
     options, rest = _parser().parse_known_args(arguments)
     _quiet()
     try:
         command: Callable[[argparse.Namespace, list[str]], int] = options.command
-        return command(options, rest)
+        code = command(options, rest)
+        sys.stdout.flush()
+        return code
     except RsdistillError as error:
         print(f"rsdistill: {error}", file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
         print("rsdistill: stopped; the same command continues where it was", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output, such as 'head', has had enough. Python's own flush at exit must not say so again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rsdistill {package_version()}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = verbs.add_parser("run", help="carry out all stages of a config", allow_abbrev=False)
+    run = verbs.add_parser("run", help="carry out all stages of a config", epilog=_RUN_HELP, allow_abbrev=False)
     _add_config(run, until=None)
     for name, summary in STAGES.items():
-        epilog = {"export": _EXPORT_HELP, "audit": _AUDIT_HELP}.get(name)
+        epilog = {"export": _EXPORT_HELP, "audit": _AUDIT_HELP}.get(name, _RUN_HELP)
         verb = verbs.add_parser(name, help=f"run up to this stage: {summary}", epilog=epilog, allow_abbrev=False)
         _add_config(verb, until=name)
     for name in _LISTS:
@@ -98,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser, until: str | None) -> None:
     takes_sets = until in ("export", "audit")
     parser.add_argument("config", help="YAML file" + (", or a distilled set (.nc, .zarr)" if takes_sets else ""))
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: read the dataset, write nothing")
     parser.set_defaults(command=_run, until=until)
 
 
@@ -145,10 +157,11 @@ def _summarise(run: Run, states: Sequence[StageState]) -> None:
     if "evaluate" in done:
         print(f"\n{run.evaluation().table()}")
     print(f"\nrun folder: {run.config.folder}")
-    outputs = {"distill": "distilled.nc", "audit": "audit.html", "export": "tiles", "report": "report.html"}
-    for name, file in outputs.items():
-        if name in done:
-            print(f"{name:10}  {done[name].folder / file}")
+    sets = [done[name].folder / "distilled.nc" for name in ("distill", "screen", "audit") if name in done]
+    outputs = {"audit": "audit.html", "export": "tiles", "report": "report.html"}
+    found = {name: done[name].folder / file for name, file in outputs.items() if name in done}
+    for name, path in (({"set": sets[-1]} if sets else {}) | found).items():
+        print(f"{name:10}  {path}")
 
 
 def _short(value: Any) -> str:

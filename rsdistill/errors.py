@@ -113,7 +113,7 @@ _STORAGE_REASONS = {
     errno.EPERM: "no permission to write; choose another folder or change its rights",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
-    errno.EEXIST: "a file is in the way; choose another folder",
+    errno.EEXIST: "a file is in the way; choose another name",
 }
 
 

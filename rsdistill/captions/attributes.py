@@ -30,7 +30,9 @@ _WORDS = {
 _WATER = ((0.6, "mostly water"), (0.2, "much water"), (0.02, "some water"))
 
 
-@CAPTIONERS.register("attributes", summary="words for measured colour, water, texture and direction; needs no model")
+@CAPTIONERS.register(
+    "attributes", summary="words for measured colour, water, texture and straight lines; needs no model"
+)
 class AttributesCaptioner(Captioner):
     """The template, followed by what sets a chip apart from others of the train view.
 

@@ -109,7 +109,9 @@ class Policy:
         """Build a policy from what its file holds; see :meth:`load`."""
         for key in ("dataset", "rules"):
             if not file.values.get(key):
-                raise PolicyError(f"policy {path} lacks '{key}:'; see 'rsdistill policy init'")
+                others = ", ".join(f"'{other}'" for other in file.values if other not in _Head.__dataclass_fields__)
+                given = f" and does not know {others}" if others else ""
+                raise PolicyError(f"policy {path} lacks '{key}:'{given}; see 'rsdistill policy init'")
         try:
             head = parse_options(_Head, file.values)
         except OptionError as error:
@@ -156,6 +158,8 @@ class Policy:
         }
         self._check_names(sectors, taxonomy)
         decisions = tuple(self._decide(info, sectors[info.key], dataset) for info in classes)
+        for decision in decisions:
+            self._check_spelling(decision, sectors, dataset)
         return resolved(decisions, dataset, self.digest, self.excluded_terms, self.disclose, f"policy {self.path}")
 
     def _decide(self, info: ClassInfo, sector: str | None, dataset: str) -> Decision:
@@ -177,6 +181,20 @@ class Policy:
             f"policy {self.path}: no rule covers class '{info.key}' of {dataset}, which {known}; add a rule for it, "
             f"such as '- {{class: {info.key}, action: allow}}'"
         )
+
+    def _check_spelling(self, decision: Decision, keys: Collection[str], dataset: str) -> None:
+        """Refuse to pass over a class that a rule means, but spells as another dataset does."""
+        of_class = [rule for rule in self.rules if rule.kind == "class"]
+        if any(decision.key in rule.names for rule in of_class):
+            return
+        for rule in of_class:
+            for name in rule.names:
+                meant = name not in keys and _bare(name) == _bare(decision.key)
+                if meant and (rule.action, rule.into) != (decision.action, decision.into):
+                    raise PolicyError(
+                        f"policy {self.path}, {rule.where}: class '{name}' is called '{decision.key}' in {dataset}, "
+                        f"which {decision.rule} would {decision.action}; name '{decision.key}' in a class rule, too"
+                    )
 
     def _check(self, taxonomy: Taxonomy) -> None:
         """Refuse names that no dataset can make valid."""
@@ -210,6 +228,11 @@ class Policy:
                     raise PolicyError(
                         f"policy {self.path}, {rule.where}: pattern '{name}' matches no class: {_nearest(name, known)}"
                     )
+
+
+def _bare(key: str) -> str:
+    """A class key without what spellings differ in: case, joints and number."""
+    return "".join(letter for letter in key.lower() if letter.isalnum()).removesuffix("s")
 
 
 def _rule(values: Any, where: str) -> Rule:

@@ -58,6 +58,19 @@ def test_class_goes_before_pattern_and_pattern_before_sector(policy):
     }  # fmt: skip
 
 
+def test_a_rule_that_spells_a_class_as_another_dataset_does_is_not_passed_over(policy):
+    """UC Merced's ``storagetanks`` are RESISC45's ``storage_tank``: a pattern would let out what a rule excludes."""
+    text = "dataset: any\nrules:\n  - {class: storagetanks, action: exclude}\n  - {pattern: '*', action: allow}\n"
+    resisc = load_taxonomy().classes("resisc45")
+    with pytest.raises(PolicyError, match="rule 1, line 3: class 'storagetanks' is called 'storage_tank' in resisc45"):
+        policy(text).resolve(resisc, "resisc45")
+    both = text.replace("storagetanks", "[storagetanks, storage_tank]")
+    assert policy(both).resolve(resisc, "resisc45").excluded == ("storage_tank",)
+    own = text + "  - {class: storage_tank, action: allow}\n"
+    assert not policy(own).resolve(resisc, "resisc45").excluded
+    assert not policy(text.replace("exclude", "allow")).resolve(resisc, "resisc45").excluded
+
+
 def test_two_rules_that_agree_do_not_contradict(policy):
     policy(GOOD + "  - {sector: food, action: allow}\n").resolve(CLASSES, "synthetic")
 
@@ -137,6 +150,7 @@ BAD = {
     "not yaml": ("dataset: [", r"not valid YAML \(line 1\)"),
     "no dataset": (GOOD.replace("dataset: any\n", ""), "lacks 'dataset:'"),
     "no rules": ("dataset: any\nrules: []\n", "lacks 'rules:'"),
+    "misspelt rules": (GOOD.replace("rules:", "ruls:"), "lacks 'rules:' and does not know 'ruls'"),
     "rules no list": ("dataset: any\nrules: {sector: energy}\n", "option rules"),
     "key misspelt": (GOOD + "excluded_termss: [a]\n", "'excluded_termss': did you mean 'excluded_terms'"),
     "key twice": (GOOD + "rules: []\n", "line 6: 'rules' is given twice"),

@@ -1,6 +1,8 @@
 """Runs and commands under a policy: keys, manifests, what protected classes forbid, and what is printed."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -216,3 +218,18 @@ def test_check_says_what_is_wrong(tmp_path, policy, capsys):
     assert main(["policy", "check", policy(), "--dataset", "synthetik"]) == EXIT_CODE
     assert "did you mean 'synthetic'" in capsys.readouterr().err
     assert main(["policy", "check", policy(), "--all"]) == EXIT_CODE
+
+
+def test_output_that_nobody_reads_on_is_no_traceback():
+    """``rsdistill policy show FILE | head`` closes the pipe before all is printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "rsdistill", "policy", "show", str(EXAMPLE)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 141 and not done.stderr
