@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ class Together(lightning.Callback):
         trainer.strategy.barrier("predict")
 
 
-class AfterSteps(lightning.Callback):
+class AfterSteps(lightning.Callback, ABC):
     """Acts after optimiser steps, each of which may have taken several batches."""
 
     _step = 0
@@ -59,9 +60,9 @@ class AfterSteps(lightning.Callback):
             self._step = trainer.global_step
             self.after_step(trainer)
 
+    @abstractmethod
     def after_step(self, trainer: lightning.Trainer) -> None:
         """Act; ``trainer.global_step`` steps are done."""
-        raise NotImplementedError
 
 
 class Look(AfterSteps):

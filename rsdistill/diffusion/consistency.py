@@ -44,7 +44,7 @@ def judge(
         options: Target and gate.
     """
     teacher = teacher.to(estimate.device)
-    # Where the gate is shut the teacher need not look: it costs as much as the denoiser.
+    # Where the gate is shut the teacher need not look.
     seen = torch.nonzero(alpha_bar >= options.min_alpha_bar).flatten()
     if not len(seen):
         return Judgement(0.0 * estimate.sum(), torch.zeros((), device=estimate.device), 0)
