@@ -26,6 +26,7 @@ from rsdistill.config import load_config, merge_overrides, parse_config
 from rsdistill.datasets import SceneData, SceneView
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller
+from rsdistill.distillers.dpd import DPD
 from rsdistill.evaluation import Recipe, coverage, evaluate
 from rsdistill.options import plain
 from rsdistill.provenance import digest, write_json
@@ -96,9 +97,10 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
         clock = path.with_suffix(".seconds.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            drawing = _drawn(method, run, seed, folder)
             started = time.monotonic()
             tiles = method.distill(ipc, seed)
-            write_json(clock, time.monotonic() - started)
+            write_json(clock, drawing + time.monotonic() - started)
             tiles.save(path)
         sets.append(DistilledSet.load(path))
         seconds.append(json.loads(clock.read_text()))
@@ -116,6 +118,21 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
         _picture(sets[0], run.data, folder / "sheets" / f"{row['name'].replace(' ', '_')}-{key}.png")
     print(json.dumps(result), flush=True)
     return result
+
+
+def _drawn(method: Distiller, run: Run, seed: int, folder: Path) -> float:
+    """Candidates of a set, drawn once for all rows that differ only in what is made of them; seconds it took."""
+    if not isinstance(method, DPD):
+        return 0.0
+    ipc = run.config.distill.ipc
+    asked = [run.config.name, method.stage_options("train"), method.stage_options("prototypes"), ipc]
+    key = digest([*asked, plain(method.sampling), method.candidates, seed])[:12]
+    clock = folder / "drawn" / f"{key}.seconds.json"
+    started = time.monotonic()
+    method.draw(ipc, seed, folder / "drawn" / key, run.trainer)
+    if not clock.exists():
+        write_json(clock, time.monotonic() - started)
+    return float(json.loads(clock.read_text()))
 
 
 def _coverage(sets: list[DistilledSet], data: SceneData) -> float:

@@ -91,9 +91,8 @@ class AutoencoderCodec(Codec):
         scale = vae.config.scaling_factor
         return latent.mean * scale, latent.logvar + 2.0 * math.log(scale)
 
-    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (N, C, h, w) to chips (N, B, H, W) in sensor units."""
+        """Scaled latents (N, C, h, w) to chips (N, B, H, W) in sensor units; see :meth:`Codec.decode`."""
         vae, normalisation = self._fitted()
         decoded: torch.Tensor = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
         return normalisation.inverse(F.pixel_shuffle(decoded, self.patch))

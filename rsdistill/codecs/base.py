@@ -78,7 +78,10 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (N, C, h, w) to chips (N, B, H, W) in sensor units, float32, unrounded."""
+        """Latents (N, C, h, w) to chips (N, B, H, W) in sensor units, float32, unrounded.
+
+        The weights are frozen after the fit, but latents that ask for a gradient get one.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:

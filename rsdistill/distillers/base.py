@@ -35,7 +35,7 @@ class Distiller(ABC):
     and resumes each of them by itself.
 
     Attributes:
-        fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``.
+        fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``; options may decide.
         uses_prototypes: Whether :meth:`find_prototypes` is implemented.
         uses_latents: Whether :meth:`fit` needs a latent store.
         captioned_stages: Names of the stages, those of the fit and ``prototypes``, that captions make a difference to.
@@ -46,7 +46,7 @@ class Distiller(ABC):
         write_: Answers a request in plain text: the captioner's own model, to sum captions up; or None.
     """
 
-    fit_stages: ClassVar[tuple[str, ...]] = ()
+    fit_stages: tuple[str, ...] = ()
     uses_latents: ClassVar[bool] = False
     captioned_stages: ClassVar[tuple[str, ...]] = ()
     uses_prototypes: ClassVar[bool] = False

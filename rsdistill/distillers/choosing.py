@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +28,7 @@ class Choice:
 
     Attributes:
         position: Position of each slot's tile among the candidates, int64 (slots,).
+        latents: Latents of each slot's tile, (slots, C, h, w).
         margin: Target-logit margin of each tile, float32 (slots,).
         logits: The teacher's logits of each tile, (slots, classes).
         vetoed: Candidates that the veto set aside.
@@ -35,6 +36,7 @@ class Choice:
     """
 
     position: NDArray[np.int64]
+    latents: torch.Tensor
     margin: NDArray[np.float32]
     logits: torch.Tensor
     vetoed: int
@@ -43,6 +45,11 @@ class Choice:
     def summary(self) -> dict[str, int]:
         """What the veto did, for the manifest."""
         return {"vetoed": self.vetoed, "conceded": self.conceded}
+
+    def moved(self, latents: torch.Tensor, labels: NDArray[np.int64], teacher: LatentTeacher) -> Choice:
+        """The same choice with other latents (slots, C, h, w) of these classes, as the teacher sees them now."""
+        logits = teacher_view(teacher, latents)[0]
+        return replace(self, latents=latents, margin=margin(logits, torch.from_numpy(labels)).numpy(), logits=logits)
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,9 @@ def choose(
             tiles = unit_features(features[these], centre).reshape(*barred.shape, -1)
             chosen = by_set(np.where(barred, -np.inf, confidence), tiles, unit_features(real, centre), options)
         position[slots] = slots * candidates + chosen
-    kept = logits[torch.from_numpy(position)]
-    return Choice(position, margin(kept, torch.from_numpy(labels)).numpy(), kept, vetoed, conceded)
+    chosen_ones = torch.from_numpy(position)
+    kept = logits[chosen_ones]
+    return Choice(position, drawn[chosen_ones], margin(kept, torch.from_numpy(labels)).numpy(), kept, vetoed, conceded)
 
 
 def _views_of(latents: LatentStore, label: int) -> torch.Tensor:

@@ -30,7 +30,9 @@ from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_tea
 from rsdistill.diffusion.wording import count_cut, sentences
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
-from rsdistill.distillers.choosing import SoftLabelOptions, choose
+from rsdistill.distillers.choosing import Choice, SoftLabelOptions, choose
+from rsdistill.distillers.observers import Observers, train_observers
+from rsdistill.distillers.refining import RefinementOptions, refine
 from rsdistill.errors import ModelError
 from rsdistill.training import TrainerOptions, derived_seed, resolve_device
 from rsdistill.training_log import LOG, training_log
@@ -61,12 +63,12 @@ class DPD(Distiller):
         sampling: Options of the sampling and its guidance.
         candidates: Tiles drawn for each prototype, of which one is kept.
         selection: How it is chosen.
+        refinement: How the chosen tiles are refined; off with ``steps`` 0.
         soft_labels: Soft labels from the teacher, kept beside the hard ones.
         seed: Seed of everything learned.
     """
 
     name = "dpd"
-    fit_stages = ("teacher", "train")
     uses_latents = True
     captioned_stages = ("train", "prototypes")
     uses_prototypes = True
@@ -85,6 +87,7 @@ class DPD(Distiller):
         sampling: SamplingOptions = SamplingOptions(),
         candidates: Annotated[int, Field(ge=1)] = 4,
         selection: SelectionOptions = SelectionOptions(),
+        refinement: RefinementOptions = RefinementOptions(),
         soft_labels: SoftLabelOptions = SoftLabelOptions(),
         seed: int = 0,
     ) -> None:
@@ -92,17 +95,24 @@ class DPD(Distiller):
         self.plan_, self.prompt = ModelPlan(preset, prediction, lora, unet_label), prompt
         self.teacher, self.training, self.prototypes, self.sampling = teacher, training, prototypes, sampling
         self.aggregation, self.candidates, self.seed = aggregation, candidates, seed
-        self.selection, self.soft_labels = selection, soft_labels
+        self.selection, self.refinement, self.soft_labels = selection, refinement, soft_labels
+        self.fit_stages = ("teacher", "train", *(("observers",) if refinement.steps else ()))
         self.teacher_: LatentTeacher | None = None
         self.model_: DiffusionModel | None = None
         self.base_: dict[str, Any] | None = None
         self.prototypes_: dict[int, Prototypes] = {}
+        self.observers_: Observers | None = None
         self.drawn_: dict[tuple[int, int], Path] = {}
-        self.progress_ = True
+        self.trainer_ = TrainerOptions()
 
     def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
-        """Train the teacher or the denoiser; see :meth:`Distiller.fit_stage`."""
-        self.progress_ = trainer is None or trainer.progress
+        """Train the teacher, the denoiser or the observers; see :meth:`Distiller.fit_stage`."""
+        self.trainer_ = trainer or TrainerOptions()
+        if stage == "observers":
+            self.observers_, figures = train_observers(
+                self.data_, self.refinement.observers, self.seed, folder, trainer
+            )
+            return figures
         if stage == "teacher":
             self.teacher_, figures = train_teacher(
                 self._latents(), len(self.data_.classes), self.teacher, self.seed, folder, trainer
@@ -128,20 +138,24 @@ class DPD(Distiller):
         }
 
     def save_stage(self, stage: str, folder: Path) -> None:
-        """Write the teacher, or the model in diffusers' format."""
-        teacher, model = self.teacher_, self.model_
+        """Write the teacher, the observers, or the model in diffusers' format."""
+        teacher, model, observers = self.teacher_, self.model_, self.observers_
         if stage == "teacher" and teacher is not None:
             teacher.save(folder)
+        elif stage == "observers" and observers is not None:
+            observers.save(folder)
         elif stage == "train" and model is not None:
             self.plan_.save(model, folder)
             self.base_ = base_of(folder)
 
     def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
         """Read what :meth:`save_stage` wrote."""
-        self.progress_ = trainer is None or trainer.progress
+        self.trainer_ = trainer or TrainerOptions()
         device = resolve_device(trainer)
         if stage == "teacher":
             self.teacher_ = LatentTeacher.load(folder).to(device)
+        elif stage == "observers":
+            self.observers_ = Observers.load(folder).to(device)
         else:
             self.model_ = self.plan_.load(folder, self._latents().codec, self._size).to(device)
             self.base_ = base_of(folder)
@@ -159,10 +173,12 @@ class DPD(Distiller):
         names = {
             "teacher": ("teacher", "seed"),
             "train": ("prompt", "training", "seed"),
+            "observers": ("seed",),
             "prototypes": ("preset", "prompt", "prototypes", "aggregation", "seed"),
-            "distill": ("sampling", "candidates", "selection", "soft_labels", "seed"),
+            "distill": ("sampling", "candidates", "selection", "refinement", "soft_labels", "seed"),
         }[stage]
-        return {name: getattr(self, name) for name in names} | (self.plan_.options() if stage == "train" else {})
+        more = {"train": self.plan_.options(), "observers": {"observers": self.refinement.observers}}
+        return {name: getattr(self, name) for name in names} | more.get(stage, {})
 
     def pretrained_memory(self, stage: str) -> float:
         """See :meth:`Distiller.pretrained_memory`."""
@@ -216,32 +232,50 @@ class DPD(Distiller):
         self.drawn_[ipc, seed] = folder
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
-        """Draw candidates for each prototype and keep the best; see :meth:`Distiller.distill`."""
+        """Draw candidates for each prototype, keep the best and refine them; see :meth:`Distiller.distill`."""
         check_class_sizes(self.fitted(), ipc)
-        slots = np.arange(len(self.find_prototypes(ipc).label))
+        labels = self.find_prototypes(ipc).label
+        slots = np.arange(len(labels))
         request, folder = self._request(ipc, slots, seed), self.drawn_.pop((ipc, seed), None)
         model = self._fitted()[0]
         drawn = (
-            draw(model, request, self.sampling, self.progress_)
+            draw(model, request, self.sampling, self.trainer_.progress)
             if folder is None
             else drawn_in(folder, request, self.sampling)
         )
-        return self._made(ipc, seed, slots, drawn)
+        choice = self._choose(labels, drawn)
+        if self.refinement.steps:
+            choice = self._refined(choice, labels, seed, folder)
+        return self._made(ipc, seed, slots, choice)
 
     def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
-        """Further candidates for the prototypes at these positions; see :meth:`Distiller.redraw`."""
+        """Further candidates for the prototypes at these positions; see :meth:`Distiller.redraw`.
+
+        They are not refined, which is done with all tiles of a class together.
+        """
         slots = np.asarray(positions)
         request = self._request(ipc, slots, seed, attempt)
-        return self._made(ipc, seed, slots, draw(self._fitted()[0], request, self.sampling, self.progress_))
+        drawn = draw(self._fitted()[0], request, self.sampling, self.trainer_.progress)
+        return self._made(ipc, seed, slots, self._choose(self.find_prototypes(ipc).label[slots], drawn))
 
-    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], drawn: torch.Tensor) -> DistilledSet:
-        """Tiles of some slots of the prototype table, out of their candidates (slots x candidates, C, h, w)."""
-        table, teacher = self.find_prototypes(ipc), self._fitted()[1]
-        labels = table.label[slots]
-        choice = choose(drawn, labels, self.candidates, self._latents(), teacher, self.selection)
+    def _choose(self, labels: NDArray[np.int64], drawn: torch.Tensor) -> Choice:
+        """One candidate for each slot, given the slots' classes and all candidates (slots x candidates, C, h, w)."""
+        return choose(drawn, labels, self.candidates, self._latents(), self._fitted()[1], self.selection)
+
+    def _refined(self, choice: Choice, labels: NDArray[np.int64], seed: int, folder: Path | None) -> Choice:
+        """The tiles of a whole set, refined."""
+        if self.observers_ is None:
+            raise ModelError("distiller 'dpd' has no observers to refine with; call fit(data, latents) first")
+        codec, number = self._latents().codec, derived_seed(self.seed, 32, seed)
+        latents = refine(choice.latents, labels, self.observers_, codec, self.refinement, number, folder, self.trainer_)
+        return choice.moved(latents, labels, self._fitted()[1])
+
+    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], choice: Choice) -> DistilledSet:
+        """Tiles of some slots of the prototype table."""
+        table = self.find_prototypes(ipc)
         return DistilledSet(
-            image=self._decode(drawn[torch.from_numpy(choice.position)]),
-            label=labels,
+            image=self._decode(choice.latents),
+            label=table.label[slots],
             classes=self.data_.classes,
             bands=self.data_.bands,
             gsd=self.data_.gsd,

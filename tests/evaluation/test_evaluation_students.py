@@ -10,9 +10,9 @@ import torch
 from coloured_scenes import coloured_data, real_set
 
 from rsdistill.audit.pixels import Normalisation
+from rsdistill.augmentation import augmented
 from rsdistill.errors import OptionError, UnknownNameError
 from rsdistill.evaluation import STUDENTS, Recipe, evaluate_student, predict, train_student
-from rsdistill.evaluation.learning import augmented
 from rsdistill.training import TrainerOptions, step_generator
 
 QUIET = TrainerOptions(accelerator="cpu", progress=False)

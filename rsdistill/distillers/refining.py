@@ -1,0 +1,179 @@
+"""Refinement: latents of generated tiles are moved until the tiles of a class look, together, like its chips.
+
+Only class means over all train chips are matched, and the start is a generated tile: no real chip is a start,
+a target or a part of a tile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from rsdistill.augmentation import augmented
+from rsdistill.codecs.base import Codec
+from rsdistill.distillers.observers import ObserverOptions, Observers
+from rsdistill.options import plain
+from rsdistill.provenance import digest
+from rsdistill.training import StepBatches, TrainerOptions, fit, resolve_device, step_generator
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How the latents of the chosen candidates are refined.
+
+    Attributes:
+        steps: Optimiser steps; 0 leaves the tiles as they were generated.
+        lr: Learning rate of Adam on latents of about unit variance; falls to 0 along a cosine.
+        label: Weight of the cross-entropy to the tile's class, by the older half of the observers.
+        stay: Weight of the mean squared distance to the generated latents.
+        batch: Tiles decoded at a time, whole classes, at least one; it does not change the result.
+        observers: The networks in whose features classes are matched.
+    """
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    lr: Annotated[float, Field(gt=0)] = 0.02
+    label: Annotated[float, Field(ge=0)] = 0.1
+    stay: Annotated[float, Field(ge=0)] = 0.0
+    batch: Annotated[int, Field(ge=1)] = 512
+    observers: ObserverOptions = ObserverOptions()
+
+
+def refine(
+    latents: torch.Tensor,
+    labels: NDArray[np.int64],
+    observers: Observers,
+    codec: Codec,
+    options: RefinementOptions,
+    seed: int,
+    folder: Path | None = None,
+    trainer: TrainerOptions | None = None,
+) -> torch.Tensor:
+    """Move the tiles of each class until their mean features match the class's, in the eyes of all observers.
+
+    At each step one observer looks at decoded tiles, each turned, flipped, shifted and brightened at random. The
+    loss of a class is the mean square of ``mean features of its tiles − mean features of its train chips``, as a
+    share of that observer's variance between classes, and ``label`` times the cross-entropy. Classes do not
+    influence each other.
+
+    Args:
+        latents: Generated latents (n, C, h, w).
+        labels: Their classes, int64 (n,).
+        observers: Trained observers.
+        codec: The codec of the latents, whose decoder the gradient passes.
+        options: Steps and weights.
+        seed: Seed of the order of observers and of the views.
+        folder: Where checkpoints go; None keeps none.
+        trainer: Device and precision; one device is used.
+
+    Returns:
+        Refined latents (n, C, h, w) on the CPU.
+
+    Source: distribution matching of Zhao and Bilen, WACV 2023, on the latents of a generative model as in
+    Cazenavette et al., CVPR 2023.
+    """
+    single = replace(trainer or TrainerOptions(), devices=1, num_nodes=1, strategy="auto")
+    device, refined = resolve_device(single), latents.detach().clone()
+    codec.to(device)
+    observers.to(device)
+    parts = list(_parts(labels, options.batch))
+    for number, positions in enumerate(parts):
+        chosen = torch.from_numpy(positions)
+        module = _Refining(latents[chosen], torch.from_numpy(labels[positions]), observers, codec, options, seed)
+        place = None if folder is None else folder / f"refined_{_key(module)}"
+        batches = StepBatches(lambda _: 0, 1, 1, 0)
+        label = "refine" if len(parts) == 1 else f"refine {number + 1} of {len(parts)}"
+        fit(module, batches, options.steps, place, single, label=label)
+        refined[chosen] = module.latents.detach().cpu()
+    return refined
+
+
+def _parts(labels: NDArray[np.int64], batch: int) -> Iterator[NDArray[np.int64]]:
+    """Positions of whole classes together, at most ``batch`` of them unless one class has more."""
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        if held and sum(map(len, held)) + len(positions) > batch:
+            yield np.concatenate(held)
+            held = []
+        held.append(positions)
+    if held:
+        yield np.concatenate(held)
+
+
+def _key(module: _Refining) -> str:
+    """What a checkpoint must belong to: start, classes, options and seed."""
+    start = hashlib.sha256(module.latents.detach().cpu().numpy().tobytes()).hexdigest()
+    return digest([start, module.labels.tolist(), plain(module.options), module.seed])[:16]
+
+
+class _Refining(lightning.LightningModule):
+    """Latents as parameters, matched to class means; each class stands in one piece."""
+
+    def __init__(
+        self,
+        latents: torch.Tensor,
+        labels: torch.Tensor,
+        observers: Observers,
+        codec: Codec,
+        options: RefinementOptions,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(latents.detach().clone())
+        self.options, self.seed = options, seed
+        self._classes, self._place = labels.unique(return_inverse=True)
+        self.labels, self._codec = labels, codec
+        # In lists, so that they are neither saved nor trained.
+        self._start, self._observers = [latents], [observers]
+
+    def training_step(self, _: int, __: int) -> torch.Tensor:
+        observers, device = self._observers[0], self.latents.device
+        count = observers.options.count
+        number = int(torch.randint(count, (1,), generator=step_generator(self.seed, 50, self.global_step)))
+        features = observers.features(number, self._views(observers.see(self._codec.decode(self.latents))))
+        mean = torch.stack([features[self._place == place].mean(0) for place in range(len(self._classes))])
+        every = observers.means[number]
+        gap = (mean - every[self._classes.to(device)]).square().mean(1)
+        matching = (gap / every.var(0).mean().clamp_min(1e-12)).sum()
+        tiles = torch.bincount(self._place).to(device)[self._place]
+        loss = matching + self.options.stay * self._moved(tiles)
+        if number >= count // 2:
+            wrong = F.cross_entropy(observers.logits(number, features), self.labels.to(device), reduction="none")
+            loss = loss + self.options.label * (wrong / tiles).sum()
+        self.log("matching", matching / len(self._classes), prog_bar=True)
+        return loss
+
+    def _views(self, seen: torch.Tensor) -> torch.Tensor:
+        """A random view of each tile; what a class draws does not depend on the classes beside it."""
+        parts = [
+            augmented(seen[self._place == place], step_generator(self.seed, 51, self.global_step, label))
+            for place, label in enumerate(self._classes.tolist())
+        ]
+        return torch.cat(parts)[self._order]
+
+    @property
+    def _order(self) -> torch.Tensor:
+        """Where each tile stands when tiles are grouped by class."""
+        return torch.argsort(torch.argsort(self._place, stable=True), stable=True)
+
+    def _moved(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Mean square of how far the tiles of a class have moved, summed over classes."""
+        moved = (self.latents - self._start[0].to(self.latents)).square().mean((1, 2, 3))
+        total: torch.Tensor = (moved / tiles).sum()
+        return total
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.Adam([self.latents], self.options.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, self.options.steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
