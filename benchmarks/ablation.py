@@ -29,7 +29,7 @@ from rsdistill.distillers.base import DISTILLERS, Distiller
 from rsdistill.distillers.dpd import DPD
 from rsdistill.evaluation import Recipe, coverage, evaluate
 from rsdistill.options import plain
-from rsdistill.provenance import digest, write_json
+from rsdistill.provenance import complete_folder, digest, write_json
 from rsdistill.report import contact_sheet
 from rsdistill.stages import Run
 
@@ -83,8 +83,20 @@ def _method(row: dict[str, Any], run: Run) -> Distiller:
         .attach(run.data, run.latents, run.captions)
     )
     for stage in method.fit_stages:
-        method.load_stage(stage, run.folder(stage) / stage, run.trainer)
+        learned = run.folder(stage) / stage if stage in run.distiller.fit_stages else _learned(method, stage, run)
+        method.load_stage(stage, learned, run.trainer)
     return method
+
+
+def _learned(method: Distiller, stage: str, run: Run) -> Path:
+    """Folder of a stage that rows ask for but the run does not have, learned once for all rows."""
+    key = digest([stage, plain(method.stage_options(stage)), plain(run.config.data)])[:12]
+    place = run.config.folder.parent / "learned" / f"{stage}-{key}"
+    if not place.exists():
+        method.fit_stage(stage, place.with_suffix(".work"), run.trainer)
+        with complete_folder(place) as partial:
+            method.save_stage(stage, partial)
+    return place
 
 
 def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -174,6 +174,7 @@ def train_observers(
         place = None if folder is None else Path(folder) / f"observer_{number}"
         module = _Training(observers.networks[number], options.lr, age, derived_seed(seed, 42, number))
         fit(module, batches, age, place, trainer, label=f"observer {number + 1} of {options.count}")
+    observers.zero_grad()
     observers.eval().requires_grad_(False).to(resolve_device(trainer))
     _take_means(observers, view, seed)
     figures = {}

@@ -35,6 +35,7 @@ class RefinementOptions:
     Attributes:
         steps: Optimiser steps; 0 leaves the tiles as they were generated.
         lr: Learning rate of Adam on latents of about unit variance; falls to 0 along a cosine.
+        looks: Observers that look at each step, each at other views of the tiles.
         label: Weight of the cross-entropy to the tile's class, by the older half of the observers.
         stay: Weight of the mean squared distance to the generated latents.
         batch: Tiles decoded at a time, whole classes, at least one; it does not change the result.
@@ -42,7 +43,8 @@ class RefinementOptions:
     """
 
     steps: Annotated[int, Field(ge=0)] = 0
-    lr: Annotated[float, Field(gt=0)] = 0.02
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    looks: Annotated[int, Field(ge=1)] = 4
     label: Annotated[float, Field(ge=0)] = 0.1
     stay: Annotated[float, Field(ge=0)] = 0.0
     batch: Annotated[int, Field(ge=1)] = 512
@@ -61,10 +63,10 @@ def refine(
 ) -> torch.Tensor:
     """Move the tiles of each class until their mean features match the class's, in the eyes of all observers.
 
-    At each step one observer looks at decoded tiles, each turned, flipped, shifted and brightened at random. The
-    loss of a class is the mean square of ``mean features of its tiles − mean features of its train chips``, as a
-    share of that observer's variance between classes, and ``label`` times the cross-entropy. Classes do not
-    influence each other.
+    At each step some observers look at the decoded tiles, each tile turned, flipped, shifted and brightened at
+    random. The loss of a class is, as a mean over these observers, the mean square of ``mean features of its tiles
+    − mean features of its train chips`` as a share of the observer's variance between classes, and ``label`` times
+    the cross-entropy. Classes do not influence each other.
 
     Args:
         latents: Generated latents (n, C, h, w).
@@ -138,26 +140,33 @@ class _Refining(lightning.LightningModule):
         self._start, self._observers = [latents], [observers]
 
     def training_step(self, _: int, __: int) -> torch.Tensor:
-        observers, device = self._observers[0], self.latents.device
-        count = observers.options.count
-        number = int(torch.randint(count, (1,), generator=step_generator(self.seed, 50, self.global_step)))
-        features = observers.features(number, self._views(observers.see(self._codec.decode(self.latents))))
-        mean = torch.stack([features[self._place == place].mean(0) for place in range(len(self._classes))])
+        observers, options = self._observers[0], self.options
+        seen = observers.see(self._codec.decode(self.latents))
+        generator = step_generator(self.seed, 50, self.global_step)
+        numbers = torch.randint(observers.options.count, (options.looks,), generator=generator).tolist()
+        losses = [self._look(seen, number, look) for look, number in enumerate(numbers)]
+        loss = torch.stack(losses).mean()
+        self.log("loss", loss / len(self._classes), prog_bar=True)
+        return loss + options.stay * self._moved()
+
+    def _look(self, seen: torch.Tensor, number: int, look: int) -> torch.Tensor:
+        """Loss of all classes, summed, in the eyes of one observer."""
+        observers, place = self._observers[0], self._place
+        features = observers.features(number, self._views(seen, look))
+        mean = torch.stack([features[place == which].mean(0) for which in range(len(self._classes))])
         every = observers.means[number]
-        gap = (mean - every[self._classes.to(device)]).square().mean(1)
-        matching = (gap / every.var(0).mean().clamp_min(1e-12)).sum()
-        tiles = torch.bincount(self._place).to(device)[self._place]
-        loss = matching + self.options.stay * self._moved(tiles)
-        if number >= count // 2:
-            wrong = F.cross_entropy(observers.logits(number, features), self.labels.to(device), reduction="none")
-            loss = loss + self.options.label * (wrong / tiles).sum()
-        self.log("matching", matching / len(self._classes), prog_bar=True)
+        gap = (mean - every[self._classes.to(every.device)]).square().mean(1)
+        loss: torch.Tensor = (gap / every.var(0).mean().clamp_min(1e-12)).sum()
+        if number >= observers.options.count // 2:
+            logits = observers.logits(number, features)
+            wrong = F.cross_entropy(logits, self.labels.to(logits.device), reduction="none")
+            loss = loss + self.options.label * self._by_class(wrong)
         return loss
 
-    def _views(self, seen: torch.Tensor) -> torch.Tensor:
+    def _views(self, seen: torch.Tensor, look: int) -> torch.Tensor:
         """A random view of each tile; what a class draws does not depend on the classes beside it."""
         parts = [
-            augmented(seen[self._place == place], step_generator(self.seed, 51, self.global_step, label))
+            augmented(seen[self._place == place], step_generator(self.seed, 51, self.global_step, look, label))
             for place, label in enumerate(self._classes.tolist())
         ]
         return torch.cat(parts)[self._order]
@@ -167,10 +176,14 @@ class _Refining(lightning.LightningModule):
         """Where each tile stands when tiles are grouped by class."""
         return torch.argsort(torch.argsort(self._place, stable=True), stable=True)
 
-    def _moved(self, tiles: torch.Tensor) -> torch.Tensor:
+    def _moved(self) -> torch.Tensor:
         """Mean square of how far the tiles of a class have moved, summed over classes."""
-        moved = (self.latents - self._start[0].to(self.latents)).square().mean((1, 2, 3))
-        total: torch.Tensor = (moved / tiles).sum()
+        return self._by_class((self.latents - self._start[0].to(self.latents)).square().mean((1, 2, 3)))
+
+    def _by_class(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over classes of the mean of their tiles' values (n,)."""
+        tiles = torch.bincount(self._place)[self._place].to(values.device)
+        total: torch.Tensor = (values / tiles).sum()
         return total
 
     def configure_optimizers(self) -> Any:
