@@ -90,7 +90,7 @@ def _method(row: dict[str, Any], run: Run) -> Distiller:
 
 def _learned(method: Distiller, stage: str, run: Run) -> Path:
     """Folder of a stage that rows ask for but the run does not have, learned once for all rows."""
-    key = digest([stage, plain(method.stage_options(stage)), plain(run.config.data)])[:12]
+    key = digest(plain([stage, method.stage_options(stage), run.config.data]))[:12]
     place = run.config.folder.parent / "learned" / f"{stage}-{key}"
     if not place.exists():
         method.fit_stage(stage, place.with_suffix(".work"), run.trainer)
@@ -138,7 +138,7 @@ def _drawn(method: Distiller, run: Run, seed: int, folder: Path) -> float:
         return 0.0
     ipc = run.config.distill.ipc
     asked = [run.config.name, method.stage_options("train"), method.stage_options("prototypes"), ipc]
-    key = digest([*asked, plain(method.sampling), method.candidates, seed])[:12]
+    key = digest(plain([*asked, method.sampling, method.candidates, seed]))[:12]
     clock = folder / "drawn" / f"{key}.seconds.json"
     started = time.monotonic()
     method.draw(ipc, seed, folder / "drawn" / key, run.trainer)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rsdistill.augmentation import augmented
 from rsdistill.codecs.base import Codec
@@ -26,6 +27,9 @@ from rsdistill.distillers.observers import ObserverOptions, Observers
 from rsdistill.options import plain
 from rsdistill.provenance import digest
 from rsdistill.training import StepBatches, TrainerOptions, fit, resolve_device, step_generator
+
+# Pixels whose decoding is held in memory for its gradient, one band; beyond, it is done again in the backward pass.
+_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,12 @@ class RefinementOptions:
         looks: Observers that look at each step, each at other views of the tiles.
         label: Weight of the cross-entropy to the tile's class, by the older half of the observers.
         stay: Weight of the mean squared distance to the generated latents.
-        batch: Tiles decoded at a time, whole classes, at least one; it does not change the result.
+        batch: Tiles that move at a time, whole classes, at least one; it does not change the result.
         observers: The networks in whose features classes are matched.
     """
 
     steps: Annotated[int, Field(ge=0)] = 0
-    lr: Annotated[float, Field(gt=0)] = 0.05
+    lr: Annotated[float, Field(gt=0)] = 0.04
     looks: Annotated[int, Field(ge=1)] = 4
     label: Annotated[float, Field(ge=0)] = 0.1
     stay: Annotated[float, Field(ge=0)] = 0.0
@@ -141,13 +145,21 @@ class _Refining(lightning.LightningModule):
 
     def training_step(self, _: int, __: int) -> torch.Tensor:
         observers, options = self._observers[0], self.options
-        seen = observers.see(self._codec.decode(self.latents))
+        seen = observers.see(self._decoded())
         generator = step_generator(self.seed, 50, self.global_step)
         numbers = torch.randint(observers.options.count, (options.looks,), generator=generator).tolist()
         losses = [self._look(seen, number, look) for look, number in enumerate(numbers)]
         loss = torch.stack(losses).mean()
         self.log("loss", loss / len(self._classes), prog_bar=True)
         return loss + options.stay * self._moved()
+
+    def _decoded(self) -> torch.Tensor:
+        """The tiles (n, B, H, W) in sensor units; with a gradient, in no more memory than some of them need."""
+        area = self.latents.shape[-2] * self.latents.shape[-1] * self._codec.factor**2
+        parts = self.latents.split(max(1, _PIXELS // area))
+        if len(parts) == 1:
+            return self._codec.decode(self.latents)
+        return torch.cat([checkpoint(self._codec.decode, part, use_reentrant=False) for part in parts])
 
     def _look(self, seen: torch.Tensor, number: int, look: int) -> torch.Tensor:
         """Loss of all classes, summed, in the eyes of one observer."""

@@ -103,6 +103,12 @@ def test_classes_do_not_influence_each_other(start, refined):
     torch.testing.assert_close(refined(start[alone], LABELS[LABELS == 1]), whole[alone], rtol=1e-4, atol=1e-4)
 
 
+def test_short_memory_changes_nothing(start, refined, monkeypatch):
+    whole = refined(start, steps=5)
+    monkeypatch.setattr(refining, "_PIXELS", 2 * 16 * 16)
+    torch.testing.assert_close(refined(start, steps=5), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_parts_hold_whole_classes():
     parts = [part.tolist() for part in refining._parts(LABELS, 5)]
     assert parts == [[0, 2, 6, 1, 4], [3, 5]]
