@@ -26,6 +26,7 @@ STAGES = {
     "encode": "cache the latents",
     "teacher": "train the latent teacher",
     "train": "train the diffusion model",
+    "observers": "train the networks that refined tiles are matched by (where distill.options.refinement.steps is set)",
     "prototypes": "find the prototypes",
     "distill": "make the distilled sets",
     "screen": "replace what looks like an excluded class (where data.policy excludes any)",

@@ -87,7 +87,7 @@ class Pipeline:
         for number, stage in enumerate(self.stages, 1):
             inputs = [states[name] for name in stage.inputs]
             key = digest([stage.name, stage.options, package_version(), [state.key for state in inputs]])
-            folder = self.folder / f"{number:02d}_{stage.name}"
+            folder = self._found(number, stage.name)
             record = _read_record(folder)
             fresh = record.get("key") == key and all(state.cached for state in inputs)
             states[stage.name] = StageState(
@@ -112,6 +112,8 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         if until is not None and until not in names:
             raise UnknownNameError("stage of this run", until, names)
+        if not process_rank():
+            self._renumber()
         for number, stage in enumerate(self.stages):
             state = self.states()[number]
             if report is not None:
@@ -124,6 +126,23 @@ class Pipeline:
             if stage.name == until:
                 break
         return self.states()
+
+    def _place(self, number: int, name: str) -> Path:
+        return self.folder / f"{number:02d}_{name}"
+
+    def _found(self, number: int, name: str) -> Path:
+        """Folder of a stage: at its place, or where it lay while the run had other stages before it."""
+        place = self._place(number, name)
+        elsewhere = sorted(self.folder.glob(f"[0-9][0-9]_{name}"))
+        return place if place.exists() or not elsewhere else elsewhere[-1]
+
+    def _renumber(self) -> None:
+        """Bring folders to their places, from where they lay while the run had other stages."""
+        with storage_errors(self.folder):
+            for number, state in enumerate(self.states(), 1):
+                place = self._place(number, state.name)
+                if state.folder != place:
+                    os.replace(state.folder, place)
 
     def _carry_out(self, stage: Stage, state: StageState) -> None:
         started = time.monotonic()
@@ -141,8 +160,8 @@ class Pipeline:
                 raise
             seconds = spent + time.monotonic() - started
             write_json(result / RECORD, {"key": state.key, "seconds": round(seconds, 2), "figures": figures})
-            if state.folder.exists():
-                shutil.rmtree(state.folder)
+            for old in self.folder.glob(f"[0-9][0-9]_{stage.name}"):
+                shutil.rmtree(old)
             os.replace(result, state.folder)
             self._remove_work(stage.name)
 

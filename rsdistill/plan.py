@@ -70,6 +70,7 @@ def _estimate(run: Run, data: SceneData) -> dict[str, _Sizes]:
         "encode": _Sizes(stored, _LIBRARIES + _TRAINING),
         "teacher": _Sizes(5e6, _LIBRARIES + _TRAINING + held),
         "train": _Sizes(60e6, _LIBRARIES + _TRAINING + held),
+        "observers": _Sizes(10e6, _LIBRARIES + _TRAINING),
         "prototypes": _Sizes(tiles, _LIBRARIES + stored / max(1, len(data.classes))),
         "distill": _Sizes(tiles * len(config.distill.seeds), _LIBRARIES + 4 * tiles),
         "screen": _Sizes(2 * tiles * len(config.distill.seeds), _LIBRARIES + _TRAINING + 4 * tiles),

@@ -64,6 +64,23 @@ def test_change_redoes_the_stage_and_what_follows_from_it_alone(recorder):
     assert names(recorder) == ["second", "third"]
 
 
+def test_a_stage_more_or_less_moves_the_others_and_leaves_no_doubles(recorder):
+    few, many = recorder.pipeline(), recorder.pipeline()
+    few.stages = tuple(stage for stage in few.stages if stage.name != "second" and stage.inputs != ("second",))
+    many.stages = (*many.stages[:2], *many.stages[3:])
+    few.run()
+    assert [state.folder.name for state in few.states()] == ["01_first", "02_aside"]
+    (recorder.folder / "02_aside" / "mine").touch()
+    # What was made is found where it lies, and brought to its place by the next run.
+    assert [state.cached for state in many.states()] == [True, False, True]
+    many.run()
+    assert names(recorder) == ["first", "aside", "second"]
+    assert sorted(p.name for p in recorder.folder.iterdir()) == ["01_first", "02_second", "03_aside"]
+    assert (recorder.folder / "03_aside" / "mine").exists()
+    few.run("first")
+    assert (recorder.folder / "02_aside" / "mine").exists()
+
+
 def test_new_version_of_the_code_redoes_all(recorder, monkeypatch):
     recorder.pipeline().run()
     monkeypatch.setattr("rsdistill.pipeline.package_version", lambda: "99")

@@ -23,7 +23,7 @@ from rsdistill.training_log import training_log
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 ALL_STAGES = [
-    *("prepare", "codec", "encode", "teacher", "train", "prototypes"),
+    *("prepare", "codec", "encode", "teacher", "train", "observers", "prototypes"),
     *("distill", "audit", "evaluate", "export", "report"),
 ]
 
