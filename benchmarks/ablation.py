@@ -41,14 +41,17 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the dataset")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--rows", nargs="*", help="names of the rows to make; all unless given")
+    parser.add_argument("--students", nargs="*", help="students to judge with; all unless given")
     options = parser.parse_args()
     study = yaml.safe_load(options.study.read_text(encoding="utf-8"))
+    wanted = options.students or study["students"]
+    study["students"] = {name: recipe for name, recipe in study["students"].items() if name in wanted}
     folder = options.out / study["name"]
     runs = {name: _trained(study, name, over or {}, options) for name, over in study["runs"].items()}
     rows = [row for row in study["rows"] if not options.rows or row["name"] in options.rows]
     found = [_judged(row, runs[row.get("run", next(iter(runs)))], study, folder) for row in rows]
     full = _full(next(iter(runs.values())), study, folder) if study.get("full", True) and not options.rows else []
-    write_json(folder / "table.json", [*found, *full])
+    write_json(folder / f"table-{digest([rows, study['students']])[:8]}.json", [*found, *full])
     print(_table([*found, *full], study["students"]))
 
 
