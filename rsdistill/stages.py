@@ -191,7 +191,7 @@ class Run:
                 "options": plain(method.stage_options(name)),
                 "precision": precision,
             }
-            inputs = (last, *words.get(name, ()), *fitted)
+            inputs = ("prepare",) if name in method.pixel_stages else (last, *words.get(name, ()), *fitted)
             stages.append(Stage(name, options, inputs, self._fit(name), collective=True))
             fitted = (*fitted, name)
         if method.uses_prototypes:
@@ -378,7 +378,7 @@ class Run:
         """The method with what its earlier stages learned."""
         self.distiller.attach(self.data, self.latents, self.captions)
         for name in self.distiller.fit_stages:
-            if name == before:
+            if name == before or before in self.distiller.pixel_stages:
                 break
             self.distiller.load_stage(name, self.folder(name) / name, self.trainer)
         return self.distiller

@@ -36,6 +36,7 @@ class Distiller(ABC):
 
     Attributes:
         fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``; options may decide.
+        pixel_stages: Those of the fit's steps that learn from the prepared chips alone, whatever the others learned.
         uses_prototypes: Whether :meth:`find_prototypes` is implemented.
         uses_latents: Whether :meth:`fit` needs a latent store.
         captioned_stages: Names of the stages, those of the fit and ``prototypes``, that captions make a difference to.
@@ -47,6 +48,7 @@ class Distiller(ABC):
     """
 
     fit_stages: tuple[str, ...] = ()
+    pixel_stages: ClassVar[tuple[str, ...]] = ()
     uses_latents: ClassVar[bool] = False
     captioned_stages: ClassVar[tuple[str, ...]] = ()
     uses_prototypes: ClassVar[bool] = False

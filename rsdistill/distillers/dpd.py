@@ -69,6 +69,7 @@ class DPD(Distiller):
     """
 
     name = "dpd"
+    pixel_stages = ("observers",)
     uses_latents = True
     captioned_stages = ("train", "prototypes")
     uses_prototypes = True
