@@ -100,6 +100,11 @@ class Observers(nn.Module):
         logits: torch.Tensor = self._part(number, slice(-1, None))(features)
         return logits
 
+    def spread(self, number: int) -> torch.Tensor:
+        """Variance of an observer's mean features between classes, mean over features; 1 where all is one class."""
+        means = self.means[number]
+        return means.var(0).mean().clamp_min(1e-12) if len(means) > 1 else means.new_ones(())
+
     def _part(self, number: int, part: slice) -> nn.Sequential:
         network = self.networks[number]
         assert isinstance(network, nn.Sequential)

@@ -166,9 +166,9 @@ class _Refining(lightning.LightningModule):
         observers, place = self._observers[0], self._place
         features = observers.features(number, self._views(seen, look))
         mean = torch.stack([features[place == which].mean(0) for which in range(len(self._classes))])
-        every = observers.means[number]
-        gap = (mean - every[self._classes.to(every.device)]).square().mean(1)
-        loss: torch.Tensor = (gap / every.var(0).mean().clamp_min(1e-12)).sum()
+        wanted = observers.means[number][self._classes.to(mean.device)]
+        gap = (mean - wanted).square().mean(1)
+        loss: torch.Tensor = (gap / observers.spread(number)).sum()
         if number >= observers.options.count // 2:
             logits = observers.logits(number, features)
             wrong = F.cross_entropy(logits, self.labels.to(logits.device), reduction="none")

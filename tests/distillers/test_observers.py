@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsdistill.augmentation import augmented
+from rsdistill.codecs.normalise import Normalisation
 from rsdistill.distillers.observers import ObserverOptions, Observers, train_observers
 from rsdistill.errors import ArtifactError
 from rsdistill.training import step_generator
@@ -89,3 +90,8 @@ def test_unreadable_observers_are_named(trained, tmp_path, harm):
         told.write_text(json.dumps({**json.loads(told.read_text()), "classes": 5}))
     with pytest.raises(ArtifactError, match="cannot be read"):
         Observers.load(tmp_path)
+
+
+def test_a_single_class_has_no_spread_between_classes(tiny_data):
+    ranges = Normalisation((0.0,) * 4, (1.0,) * 4)
+    assert Observers(tiny_data.bands, 1, ranges, OPTIONS).spread(0) == 1.0
