@@ -271,17 +271,17 @@ class Run:
 
     def _distill(self, folder: Path, checkpoint: Path) -> Figures:
         method, options = self._ready(), self.config.distill
+        # All processes draw each set, finished or not: they meet there. Then the first one makes the sets, alone,
+        # since what it does with them may take longer than others would wait for it in the next drawing.
+        for number, seed in enumerate(options.seeds):
+            method.draw(options.ipc, seed, checkpoint / f"drawn_{number}", self.trainer)
+        if process_rank():
+            return {}
         for number, seed in enumerate(options.seeds):
             done = checkpoint / _set_name(number)
-            # All processes draw each set, finished or not: they meet there. Then the first one makes the set.
-            method.draw(options.ipc, seed, checkpoint / f"drawn_{number}", self.trainer)
-            if process_rank():
-                continue
             if not done.exists():
                 method.distill(options.ipc, seed).save(done)
             shutil.copy2(done, folder / done.name)
-        if process_rank():
-            return {}
         first = DistilledSet.load(folder / _set_name(0))
         return {"tiles": len(first), "sets": len(options.seeds), "megabytes": round(first.image.nbytes / 1e6, 2)}
 

@@ -24,9 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from rsdistill.augmentation import augmented
 from rsdistill.codecs.base import Codec
 from rsdistill.distillers.observers import ObserverOptions, Observers
+from rsdistill.errors import CodecError
 from rsdistill.options import plain
 from rsdistill.provenance import digest
-from rsdistill.training import StepBatches, TrainerOptions, fit, resolve_device, step_generator
+from rsdistill.training import StepBatches, TrainerOptions, fit, step_generator
 
 # Pixels whose decoding is held in memory for its gradient, one band; beyond, it is done again in the backward pass.
 _PIXELS = 2**19
@@ -80,18 +81,19 @@ def refine(
         options: Steps and weights.
         seed: Seed of the order of observers and of the views.
         folder: Where checkpoints go; None keeps none.
-        trainer: Device and precision; one device is used.
+        trainer: Device; one is used, in full precision, whatever training was in.
 
     Returns:
         Refined latents (n, C, h, w) on the CPU.
 
+    Raises:
+        CodecError: If the codec decodes without a gradient.
+
     Source: distribution matching of Zhao and Bilen, WACV 2023, on the latents of a generative model as in
     Cazenavette et al., CVPR 2023.
     """
-    single = replace(trainer or TrainerOptions(), devices=1, num_nodes=1, strategy="auto")
-    device, refined = resolve_device(single), latents.detach().clone()
-    codec.to(device)
-    observers.to(device)
+    single = replace(trainer or TrainerOptions(), devices=1, num_nodes=1, strategy="auto", precision="32-true")
+    refined = latents.detach().clone()
     parts = list(_parts(labels, options.batch))
     for number, positions in enumerate(parts):
         chosen = torch.from_numpy(positions)
@@ -143,9 +145,16 @@ class _Refining(lightning.LightningModule):
         # In lists, so that they are neither saved nor trained.
         self._start, self._observers = [latents], [observers]
 
+    def on_train_start(self) -> None:
+        self._codec.to(self.device)
+        self._observers[0].to(self.device)
+
     def training_step(self, _: int, __: int) -> torch.Tensor:
         observers, options = self._observers[0], self.options
-        seen = observers.see(self._decoded())
+        decoded = self._decoded()
+        if not decoded.requires_grad:
+            raise CodecError("the codec decodes without a gradient, which refinement needs; set refinement.steps to 0")
+        seen = observers.see(decoded)
         generator = step_generator(self.seed, 50, self.global_step)
         numbers = torch.randint(observers.options.count, (options.looks,), generator=generator).tolist()
         losses = [self._look(seen, number, look) for look, number in enumerate(numbers)]

@@ -14,7 +14,7 @@ from rsdistill.diffusion.teacher import margin
 from rsdistill.distillers import create_distiller, dpd, refining
 from rsdistill.distillers.observers import ObserverOptions, train_observers
 from rsdistill.distillers.refining import RefinementOptions, refine
-from rsdistill.errors import ModelError
+from rsdistill.errors import CodecError, ModelError
 from rsdistill.training import step_generator
 
 OBSERVERS = ObserverOptions(count=4, youngest=2, steps=40, size=8, width=16, batch=16, views=2)
@@ -101,6 +101,20 @@ def test_classes_do_not_influence_each_other(start, refined):
     torch.testing.assert_close(refined(start, batch=5), whole, rtol=1e-4, atol=1e-4)
     alone = torch.from_numpy(LABELS == 1)
     torch.testing.assert_close(refined(start[alone], LABELS[LABELS == 1]), whole[alone], rtol=1e-4, atol=1e-4)
+
+
+def test_a_codec_without_gradients_is_an_error(start, refined, tiny_latents, monkeypatch):
+    monkeypatch.setattr(tiny_latents.codec, "decode", torch.no_grad()(tiny_latents.codec.decode))
+    with pytest.raises(CodecError, match=r"without a gradient.*refinement\.steps to 0"):
+        refined(start)
+
+
+def test_refinement_is_in_full_precision(start, observers, tiny_latents, quiet):
+    whole = refine(start, LABELS, observers, tiny_latents.codec, replace(OPTIONS, steps=3), 0, None, quiet)
+    options = replace(quiet, precision="bf16-mixed")
+    assert torch.equal(
+        whole, refine(start, LABELS, observers, tiny_latents.codec, replace(OPTIONS, steps=3), 0, None, options)
+    )
 
 
 def test_short_memory_changes_nothing(start, refined, monkeypatch):
