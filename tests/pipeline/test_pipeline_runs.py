@@ -122,7 +122,9 @@ def test_every_config_runs_at_miniature_size(path, tmp_path):
     assert np.bincount(distilled.label).tolist() == [2] * len(distilled.classes)
 
 
-def test_new_distiller_of_ten_lines(tmp_path, capsys):
+def test_new_distiller_of_ten_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(DISTILLERS, "_entries", dict(DISTILLERS._entries))
+
     @DISTILLERS.register("mean", summary="the mean chip of each class")
     class MeanChip(Distiller):
         real_pixels = True
