@@ -44,6 +44,12 @@ def main() -> None:
     parser.add_argument("--students", nargs="*", help="students to judge with; all unless given")
     options = parser.parse_args()
     study = yaml.safe_load(options.study.read_text(encoding="utf-8"))
+    for kind, asked, known in (
+        ("row", options.rows, [row["name"] for row in study["rows"]]),
+        ("student", options.students, list(study["students"])),
+    ):
+        if unknown := [name for name in asked or () if name not in known]:
+            parser.error(f"{kind} {unknown[0]!r} is not in {options.study}; there are: {', '.join(known)}")
     wanted = options.students or study["students"]
     study["students"] = {name: recipe for name, recipe in study["students"].items() if name in wanted}
     folder = options.out / study["name"]

@@ -42,7 +42,6 @@ class RefinementOptions:
         lr: Learning rate of Adam on latents of about unit variance; falls to 0 along a cosine.
         looks: Observers that look at each step, each at other views of the tiles.
         label: Weight of the cross-entropy to the tile's class, by the older half of the observers.
-        stay: Weight of the mean squared distance to the generated latents.
         batch: Tiles that move at a time, whole classes, at least one; it does not change the result.
         observers: The networks in whose features classes are matched.
     """
@@ -51,7 +50,6 @@ class RefinementOptions:
     lr: Annotated[float, Field(gt=0)] = 0.04
     looks: Annotated[int, Field(ge=1)] = 4
     label: Annotated[float, Field(ge=0)] = 0.1
-    stay: Annotated[float, Field(ge=0)] = 0.0
     batch: Annotated[int, Field(ge=1)] = 512
     observers: ObserverOptions = ObserverOptions()
 
@@ -126,7 +124,7 @@ def _key(module: _Refining) -> str:
 
 
 class _Refining(lightning.LightningModule):
-    """Latents as parameters, matched to class means; each class stands in one piece."""
+    """Latents as parameters, matched to class means."""
 
     def __init__(
         self,
@@ -142,25 +140,27 @@ class _Refining(lightning.LightningModule):
         self.options, self.seed = options, seed
         self._classes, self._place = labels.unique(return_inverse=True)
         self.labels, self._codec = labels, codec
-        # In lists, so that they are neither saved nor trained.
-        self._start, self._observers = [latents], [observers]
+        # Where each tile stands when tiles are grouped by class.
+        self._order = torch.argsort(torch.argsort(self._place, stable=True), stable=True)
+        # In a list, so that they are neither saved nor trained.
+        self._observers = [observers]
 
     def on_train_start(self) -> None:
         self._codec.to(self.device)
         self._observers[0].to(self.device)
 
     def training_step(self, _: int, __: int) -> torch.Tensor:
-        observers, options = self._observers[0], self.options
+        observers = self._observers[0]
         decoded = self._decoded()
         if not decoded.requires_grad:
             raise CodecError("the codec decodes without a gradient, which refinement needs; set refinement.steps to 0")
         seen = observers.see(decoded)
         generator = step_generator(self.seed, 50, self.global_step)
-        numbers = torch.randint(observers.options.count, (options.looks,), generator=generator).tolist()
+        numbers = torch.randint(observers.options.count, (self.options.looks,), generator=generator).tolist()
         losses = [self._look(seen, number, look) for look, number in enumerate(numbers)]
         loss = torch.stack(losses).mean()
         self.log("loss", loss / len(self._classes), prog_bar=True)
-        return loss + options.stay * self._moved()
+        return loss
 
     def _decoded(self) -> torch.Tensor:
         """The tiles (n, B, H, W) in sensor units; with a gradient, in no more memory than some of them need."""
@@ -191,15 +191,6 @@ class _Refining(lightning.LightningModule):
             for place, label in enumerate(self._classes.tolist())
         ]
         return torch.cat(parts)[self._order]
-
-    @property
-    def _order(self) -> torch.Tensor:
-        """Where each tile stands when tiles are grouped by class."""
-        return torch.argsort(torch.argsort(self._place, stable=True), stable=True)
-
-    def _moved(self) -> torch.Tensor:
-        """Mean square of how far the tiles of a class have moved, summed over classes."""
-        return self._by_class((self.latents - self._start[0].to(self.latents)).square().mean((1, 2, 3)))
 
     def _by_class(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over classes of the mean of their tiles' values (n,)."""
