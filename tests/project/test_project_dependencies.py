@@ -9,6 +9,7 @@ from importlib import metadata
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from project_files import PROJECT, ROOT, requirements, sources
 from rattler import MatchSpec
@@ -37,10 +38,10 @@ def conda(wanted: dict[str, str]) -> dict[str, str]:
 def matched(lines: list[str]) -> dict[str, str]:
     """Names to version bounds of conda's package lines."""
     specs = [MatchSpec(line, strict=True) for line in lines]
-    return {s.name.normalized: str(s.version) if s.version is not None else "" for s in specs}
+    return {s.name.normalized: str(SpecifierSet(str(s.version or ""))) for s in specs}
 
 
-PYTHON = ",".join(sorted(PROJECT["requires-python"].split(","), reverse=True))
+PYTHON = str(SpecifierSet(PROJECT["requires-python"]))
 
 
 def test_environment_lists_the_same_packages():
