@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from importlib import metadata
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from project_files import PROJECT, ROOT, requirements, sources
@@ -41,6 +43,7 @@ def matched(lines: list[str]) -> dict[str, str]:
     return {s.name.normalized: str(SpecifierSet(str(s.version or ""))) for s in specs}
 
 
+BUILD_SYSTEM = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
 PYTHON = str(SpecifierSet(PROJECT["requires-python"]))
 
 
@@ -58,7 +61,11 @@ def test_recipe_is_valid_and_runs_with_the_same_packages():
     (variant,) = recipe.render(VariantConfig())
     rendered = variant.recipe
     assert rendered.package.name == PROJECT["name"]
-    assert str(rendered.package.version) == PROJECT["version"]
+    script = rendered.to_dict()["build"]["script"]
+    assert script["env"]["SETUPTOOLS_SCM_PRETEND_VERSION"] == str(rendered.package.version)
+    needed = {r.name: str(r.specifier) for r in map(Requirement, BUILD_SYSTEM["requires"])}
+    host = [line for line in rendered.requirements.host if line.split()[0] in needed]
+    assert matched(host) == needed
     assert matched(rendered.requirements.run) == {"python": PYTHON, **conda(requirements())}
     entry_points = recipe.to_dict()["build"]["python"]["entry_points"]
     assert entry_points == [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]

@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 import yaml
+from packaging.version import Version
 from project_files import PROJECT, ROOT, tracked_texts
 
 # Spelt in pieces, so that this file does not find itself.
@@ -18,12 +21,32 @@ INDEXES = "|".join(
 )
 
 
-def test_version_is_the_same_everywhere():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+def release() -> str:
+    """The release named at the top of the changelog, out or still to come."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.search(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
     assert newest is not None
-    assert {str(citation["version"]), newest[1]} == {PROJECT["version"]}
+    return newest[1]
+
+
+def test_release_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "recipe/recipe.yaml").read_text(encoding="utf-8"))
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["version"]
+    assert {str(citation["version"]), recipe["context"]["version"]} == {release()}
+    assert build == {"source": "vcs", "fallback-version": f"{release()}.dev0"}
+
+
+def test_version_comes_from_git_alone():
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert Version(metadata.version("rsdistill")) <= Version(release()), "name the coming release in CHANGELOG.md"
+
+
+def test_tagged_commit_is_the_release_that_its_tag_names():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tags = subprocess.run(["git", "tag", "--points-at"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert set(tags.stdout.split()) <= {f"v{release()}"}
 
 
 def test_licence_is_apache_2_everywhere():
