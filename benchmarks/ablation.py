@@ -21,17 +21,17 @@ import numpy as np
 import yaml
 
 from rsdistill.audit.features import create_features
-from rsdistill.audit.pixels import Normalisation, shrink
-from rsdistill.config import load_config, merge_overrides, parse_config
 from rsdistill.datasets import SceneData, SceneView
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller
 from rsdistill.distillers.dpd import DPD
 from rsdistill.evaluation import Recipe, coverage, evaluate
-from rsdistill.options import plain
-from rsdistill.provenance import complete_folder, digest, write_json
+from rsdistill.imaging.pixels import Normalisation, shrink
+from rsdistill.pipeline.config import load_config, merge_overrides, parse_config
+from rsdistill.pipeline.stages import Run
 from rsdistill.report import contact_sheet
-from rsdistill.stages import Run
+from rsdistill.utils.options import plain
+from rsdistill.utils.provenance import complete_folder, digest, write_json
 
 
 def main() -> None:

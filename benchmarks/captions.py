@@ -36,15 +36,15 @@ from scene_facts import ATTRIBUTES, CLASSES, QUESTIONS, Attribute, Scenes, accur
 from rsdistill.captions import TEMPLATE, Captions, create_captioner
 from rsdistill.codecs import LatentStore, create_codec, encode, load_codec
 from rsdistill.codecs.base import Codec
-from rsdistill.codecs.normalise import to_sensor
 from rsdistill.datasets import SceneData, load_dataset, load_prepared, prepare
 from rsdistill.datasets.synthetic import SyntheticScenes
 from rsdistill.diffusion.guidance import GuidanceOptions
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.distillers import create_distiller
-from rsdistill.options import plain
-from rsdistill.provenance import digest
-from rsdistill.training import TrainerOptions, derived_seed
+from rsdistill.imaging.normalisation import to_sensor
+from rsdistill.training.trainer import TrainerOptions, derived_seed
+from rsdistill.utils.options import plain
+from rsdistill.utils.provenance import digest
 
 QUIET = TrainerOptions(progress=False)
 CODEC = {"latent_channels": 16, "patch": 4, "block_channels": (128,), "steps": 100, "lr": 5e-4}

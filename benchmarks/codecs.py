@@ -36,13 +36,13 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from rsdistill.codecs import Codec, create_codec
-from rsdistill.codecs.normalise import Normalisation, to_sensor
 from rsdistill.codecs.spectral import SpectralCodec
 from rsdistill.datasets import load_dataset
 from rsdistill.datasets.base import SceneData
 from rsdistill.evaluation import ergas, index_error, psnr_per_band, spectral_angle
-from rsdistill.provenance import library_versions, write_json
-from rsdistill.training import TrainerOptions
+from rsdistill.imaging.normalisation import Normalisation, to_sensor
+from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.provenance import library_versions, write_json
 
 Chips = NDArray[Any]
 SEEN = ("B02", "B03", "B04", "B08")

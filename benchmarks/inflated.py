@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from rsdistill.codecs.autoencoder import AutoencoderCodec
-from rsdistill.codecs.inflated import InflatedCodec
 from rsdistill.codecs.kl import KLCodec
+from rsdistill.codecs.pretrained import InflatedCodec
 from rsdistill.datasets import load_dataset
 from rsdistill.datasets.base import SceneData
-from rsdistill.training import TrainerOptions
+from rsdistill.training.trainer import TrainerOptions
 
 COLOURS = ("B04", "B03", "B02")
 TRAINER = TrainerOptions(accelerator="cpu", progress=False)

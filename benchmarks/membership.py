@@ -17,7 +17,7 @@ from rsdistill.audit.roc import Attack
 from rsdistill.datasets import load_dataset
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import create_distiller
-from rsdistill.training import TrainerOptions
+from rsdistill.training.trainer import TrainerOptions
 
 
 def percent(value: float, interval: tuple[float, float]) -> str:

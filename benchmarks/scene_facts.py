@@ -16,7 +16,7 @@ from torch import nn
 from rsdistill.captions import TEMPLATE
 from rsdistill.codecs.store import VIEWS, dihedral
 from rsdistill.datasets.synthetic import SyntheticScenes
-from rsdistill.provenance import digest
+from rsdistill.utils.provenance import digest
 
 Facts = Mapping[str, float | str]
 

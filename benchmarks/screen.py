@@ -17,12 +17,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from rsdistill.audit.alignment import aligned
-from rsdistill.audit.neighbours import clopper_pearson
 from rsdistill.datasets import SceneData, load_dataset
 from rsdistill.distilled import DistilledSet
-from rsdistill.sensitive.screen import Detector, ScreenOptions, screen, train_detector
-from rsdistill.training import TrainerOptions
+from rsdistill.evaluation.leakage import aligned, clopper_pearson
+from rsdistill.screen import Detector, ScreenOptions, screen, train_detector
+from rsdistill.training.trainer import TrainerOptions
 
 EXCLUDED = ("Airport", "Port", "StorageTanks", "RailwayStation")
 

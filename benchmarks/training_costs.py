@@ -37,12 +37,11 @@ def measure(preset: str, steps: int, options: dict) -> dict[str, float]:
     from rsdistill.captions import class_prompts
     from rsdistill.codecs import create_codec, encode
     from rsdistill.datasets import load_dataset
-    from rsdistill.diffusion.denoising import train_denoiser
-    from rsdistill.diffusion.denoising_options import DenoisingOptions
+    from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
     from rsdistill.diffusion.model import DiffusionModel
     from rsdistill.diffusion.teacher import LatentTeacher
-    from rsdistill.options import parse_options
-    from rsdistill.training import TrainerOptions
+    from rsdistill.training.trainer import TrainerOptions
+    from rsdistill.utils.options import parse_options
 
     torch.set_num_threads(1)
     quiet = TrainerOptions(accelerator="cpu", progress=False)

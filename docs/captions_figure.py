@@ -11,10 +11,10 @@ import numpy as np
 
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.codecs import load_codec
-from rsdistill.codecs.normalise import to_sensor
-from rsdistill.composites import stretch_limits, to_rgb
 from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.sampling import SamplingOptions, sample
+from rsdistill.imaging.composites import stretch_limits, to_rgb
+from rsdistill.imaging.normalisation import to_sensor
 
 ROWS = (
     "river, narrow, winter",

@@ -8,8 +8,8 @@ import torch
 from rsdistill.captions import class_prompts
 from rsdistill.codecs import LatentStore, load_codec
 from rsdistill.datasets import load_prepared
-from rsdistill.diffusion.formulas import training_target
 from rsdistill.diffusion.model import DiffusionModel
+from rsdistill.diffusion.parameterization import training_target
 
 TIMESTEPS = (50, 200, 400, 600, 800, 950)
 DRAWS = 4

@@ -2,7 +2,7 @@
 
 import sys
 
-from rsdistill.cli import main
+from rsdistill.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

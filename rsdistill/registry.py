@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rsdistill.errors import OptionError, UnknownNameError
-from rsdistill.options import parse_arguments
+from rsdistill.utils.options import parse_arguments
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-pytest_plugins = ("method_fixtures",)
+pytest_plugins = ("helpers.method_fixtures",)
 
 _REAL_DATA = "RSDISTILL_TEST_DATA"
 

@@ -17,9 +17,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.matching import FloatArray
-from rsdistill.audit.measuring import Measured
-from rsdistill.audit.settings import AuditOptions
+from rsdistill.audit.options import AuditOptions
+from rsdistill.audit.similarity_tests import FloatArray, Measured
 
 # Images of a class that weigh as much as all classes together do for it: a class has few held-out chips, and what
 # they do not know of their own tail would be taken for a tail.

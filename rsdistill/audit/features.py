@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rsdistill.audit.imagenet import imagenet_network, installed
-from rsdistill.audit.pixels import Normalisation, resize, shrink, spread
-from rsdistill.audit.settings import FeatureKind
+from rsdistill.audit.options import FeatureKind
 from rsdistill.bands import NATURAL_COLOUR
-from rsdistill.composites import stretch_limits
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import OptionError
+from rsdistill.imaging.composites import stretch_limits
+from rsdistill.imaging.pixels import Normalisation, resize, shrink, spread
+from rsdistill.models.imagenet import imagenet_network, installed
 
 _REFERENCE_CHIPS = 256
 _SIDE = 64

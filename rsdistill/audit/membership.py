@@ -36,19 +36,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from rsdistill.audit.alignment import aligned
-from rsdistill.audit.pixels import Chips, Normalisation, RealChips, blocks, shrink, spread
 from rsdistill.audit.roc import Attack
 from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.real_chips import Chips, RealChips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError
-from rsdistill.evaluation.learning import Student, train_student
-from rsdistill.evaluation.recipe import Recipe
+from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import Store
-from rsdistill.evaluation.students import check_student
-from rsdistill.options import parse_options
-from rsdistill.provenance import digest, package_version
-from rsdistill.training import TrainerOptions, derived_seed, resolve_device
+from rsdistill.evaluation.student_training import Recipe, Student, train_student
+from rsdistill.imaging.pixels import Normalisation, blocks, shrink, spread
+from rsdistill.models.networks import check_student
+from rsdistill.training.trainer import TrainerOptions, derived_seed, resolve_device
+from rsdistill.utils.options import parse_options
+from rsdistill.utils.provenance import digest, package_version
 
 FULL = "full"
 

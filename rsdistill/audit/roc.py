@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.neighbours import clopper_pearson
 from rsdistill.errors import OptionError
+from rsdistill.evaluation.leakage import clopper_pearson
 
 FloatArray = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from rsdistill.captions.terms import choose_terms, weigh_terms
+from rsdistill.captions.phrases import choose_terms, weigh_terms
 from rsdistill.errors import ModelError
 from rsdistill.sensitive.scrub import scrub_identifying
 

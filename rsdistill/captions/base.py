@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError, ModelError, OptionError, storage_errors
-from rsdistill.provenance import digest
 from rsdistill.registry import Registry
-from rsdistill.training import TrainerOptions
+from rsdistill.sensitive.scrub import scrub, scrub_identifying
+from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.provenance import digest
 
 SPLITS = ("train", "val")
 _FORMAT = "rsdistill-captions/1"
@@ -216,3 +221,86 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """Names for a message: the first few, and how many more there are."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+TEMPLATE = "A satellite image of {name}"
+
+
+def class_prompts(classes: Sequence[ClassInfo], template: str = TEMPLATE) -> list[str]:
+    """One prompt a class.
+
+    Args:
+        classes: The classes.
+        template: Text with ``{name}`` where the readable name goes.
+
+    Raises:
+        OptionError: If the template does not name the class.
+    """
+    try:
+        prompts = [template.format(name=info.name) for info in classes]
+    except (KeyError, IndexError, ValueError) as error:
+        raise OptionError(f"prompt template '{template}' is not valid ({error}); write {{name}} once") from error
+    if len(set(prompts)) < len(prompts):
+        raise OptionError(f"prompt template '{template}' gives two classes the same prompt; write {{name}} in it")
+    return prompts
+
+
+@CAPTIONERS.register("template", summary="the class's name in a sentence; needs no model")
+class TemplateCaptioner(Captioner):
+    """The readable name of a chip's class in one of the user's sentences.
+
+    Several templates are dealt out in turn within each class, so every class gets each of them
+    equally often.
+
+    Args:
+        templates: Sentences with ``{name}`` where the readable name goes; one alone may be given as text.
+    """
+
+    name = "template"
+
+    def __init__(self, templates: str | tuple[str, ...] = TEMPLATE) -> None:
+        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+
+    def _caption(
+        self, data: SceneData, view: SceneView, split: str, folder: Path | None, trainer: TrainerOptions
+    ) -> Captions:
+        if not self.templates:
+            raise OptionError("option templates is empty; give at least one sentence with {name} in it")
+        prompts = [class_prompts(data.classes, template) for template in self.templates]
+        seen = [0] * len(data.classes)
+        texts = []
+        for label in view.labels:
+            texts.append((prompts[seen[label] % len(prompts)][label],))
+            seen[label] += 1
+        return Captions(tuple(texts), split, self.name, prompt=" | ".join(self.templates))
+
+
+def scrub_captions(
+    captions: Captions,
+    labels: NDArray[np.int64],
+    prompts: Sequence[str],
+    terms: Iterable[str] = (),
+    keep: Iterable[str] = (),
+) -> Captions:
+    """Captions without excluded terms, names of places, coordinates and long numbers.
+
+    Args:
+        captions: Captions of a view.
+        labels: Class positions of its chips, (n,).
+        prompts: Class prompts, for chips of which no word is left.
+        terms: Excluded class keys and names.
+        keep: Names of the classes that stay, although a term may be a part of one.
+
+    Returns:
+        The captions, whose figures tell how many sentences were ``scrubbed`` and how many chips
+        were left with their class prompt (``emptied``).
+    """
+    terms, keep = tuple(terms), tuple(keep)
+    texts, scrubbed, emptied = [], 0, 0
+    for sentences, label in zip(captions.texts, labels, strict=True):
+        clean = [scrub_identifying(scrub(text, terms, keep), keep).strip() for text in sentences]
+        scrubbed += sum(new != old.strip() for new, old in zip(clean, sentences, strict=True))
+        left = tuple(text for text in clean if any(character.isalpha() for character in text))
+        emptied += not left
+        texts.append(left or (prompts[label],))
+    return replace(captions, texts=tuple(texts), figures={**captions.figures, "scrubbed": scrubbed, "emptied": emptied})

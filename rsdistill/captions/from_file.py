@@ -2,19 +2,199 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import warnings
-from pathlib import Path
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
-from rsdistill.captions.base import CAPTIONERS, Captioner, Captions, listed
-from rsdistill.captions.caption_files import Sentences, read_captions
-from rsdistill.captions.matching import Matches, match_names, match_numbers
-from rsdistill.captions.template import TEMPLATE, class_prompts
+from rsdistill.captions.base import CAPTIONERS, TEMPLATE, Captioner, Captions, class_prompts, listed
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.prepared import PreparedScenes
 from rsdistill.errors import DatasetError, OptionError
-from rsdistill.provenance import file_digest
-from rsdistill.training import TrainerOptions
+from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.provenance import file_digest
+
+Sentences = dict[str, tuple[str, ...]]
+
+_NAMES = ("filename", "file_name", "file", "image", "name", "chip", "id")
+_TEXTS = ("caption", "captions", "text", "texts", "sentence", "sentences", "description", "raw")
+_KNOWN = (
+    "CSV or JSON lines with a column for the name and one for the text, {name: text}, the format of UCM-Captions and "
+    "RSICD, or that of NWPU-Captions"
+)
+
+
+def read_captions(path: Path) -> Sentences:
+    """Sentences by image name, in whichever of the known formats the file is.
+
+    A name that comes several times keeps all its sentences, each one once.
+
+    Args:
+        path: A ``.csv``, ``.jsonl`` or ``.json`` file.
+
+    Raises:
+        DatasetError: If the file is missing, of no known format, or has an image without words.
+    """
+    readers: dict[str, Callable[[Path], Iterable[tuple[str, list[Any]]]]] = {
+        ".csv": _read_csv,
+        ".jsonl": _read_lines,
+        ".ndjson": _read_lines,
+        ".json": _read_json,
+    }
+    if path.suffix.lower() not in readers:
+        raise DatasetError(f"captions file {path} is no .csv, .jsonl or .json file; give {_KNOWN}")
+    found: dict[str, dict[str, None]] = {}
+    entries = 0
+    try:
+        for name, texts in readers[path.suffix.lower()](path):
+            entries += 1
+            sentences = found.setdefault(name, {})
+            sentences.update(dict.fromkeys(" ".join(str(text).split()) for text in texts if text is not None))
+    except FileNotFoundError as error:
+        raise DatasetError(f"captions file {path} does not exist; correct option path") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise DatasetError(
+            f"captions file {path}, entry {entries + 1}, cannot be read ({error}); give {_KNOWN}"
+        ) from error
+    if not found:
+        raise DatasetError(f"captions file {path} holds no captions; give {_KNOWN}")
+    return {name: tuple(filter(None, sentences)) for name, sentences in found.items()}
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Rows with a header; several text columns (``caption_1``, ``caption_2``) are several sentences."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        yield from (_entry(row) for row in csv.DictReader(stream, restkey=""))
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    for line in path.read_text(encoding="utf-8-sig").split("\n"):
+        if line.strip():
+            yield _entry(json.loads(line))
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, list[Any]]]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, list):
+        yield from (_entry(entry) for entry in content)
+    elif isinstance(content.get("images"), list):
+        # UCM-Captions (Qu et al., 2016) and RSICD (Lu et al., 2018), after Karpathy's format.
+        yield from (_entry(entry) for entry in content["images"])
+    else:
+        for key, value in content.items():
+            if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+                # NWPU-Captions (Cheng et al., 2022): a list a class, sentences under raw, raw_1, raw_2, ...
+                yield from ((f"{key}/{name}", texts) for name, texts in map(_entry, value))
+            else:
+                yield key, _texts(value)
+
+
+def _entry(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Name and sentences of one image."""
+    names = [key for key in _NAMES if entry.get(key) not in (None, "")]
+    columns = [key for key in entry if _is_text(key)]
+    if not names or not columns:
+        raise ValueError(
+            f"no {'text' if names else 'name'} among {', '.join(map(str, entry))}; a name stands under one of "
+            f"{', '.join(_NAMES)}, a text under one of {', '.join(_TEXTS)}"
+        )
+    return str(entry[names[0]]), [text for key in columns for text in _texts(entry[key])]
+
+
+def _is_text(key: str) -> bool:
+    """Whether a column holds sentences, numbered ones included."""
+    return key.rstrip("0123456789").rstrip("_") in _TEXTS
+
+
+def _texts(value: Any) -> list[Any]:
+    """The sentences of a value: a text, a list of them, or a list of ``{"raw": text}``."""
+    values = value if isinstance(value, list) else [value]
+    return [item["raw"] if isinstance(item, Mapping) else item for item in values]
+
+
+_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".jp2", ".npy"}
+
+
+@dataclass(frozen=True)
+class Matches:
+    """How names and chips found each other.
+
+    Attributes:
+        chips: Name of the captions of each chip, None where there are none, (N,).
+        unused: Names that mean no chip.
+    """
+
+    chips: tuple[str | None, ...]
+    unused: tuple[str, ...]
+
+
+def match_names(names: Iterable[str], chip_ids: Sequence[str]) -> Matches:
+    """Find each name's chip, whatever folder, suffix and case it is written in.
+
+    Class folder and stem together decide; the stem alone does where no two chips share it.
+
+    Args:
+        names: Names in a captions file.
+        chip_ids: Ids of all chips of a dataset, such as ``Airport/airport_1.jpg``.
+
+    Raises:
+        DatasetError: If a name fits several chips.
+    """
+    stems = Counter(_parts(chip)[-1] for chip in chip_ids)
+    positions = {_parts(chip): position for position, chip in enumerate(chip_ids)}
+    unique = {_parts(chip)[-1]: p for p, chip in enumerate(chip_ids) if stems[_parts(chip)[-1]] == 1}
+    found: dict[int, str] = {}
+    unused, ambiguous = [], []
+    for name in names:
+        parts = _parts(name)
+        position = positions.get(parts, unique.get(parts[-1]))
+        if position is not None:
+            found[position] = name
+        elif stems[parts[-1]] > 1:
+            ambiguous.append(name)
+        else:
+            unused.append(name)
+    if ambiguous:
+        raise DatasetError(
+            f"{len(ambiguous)} name(s) of captions fit several chips: {listed(ambiguous)}; write the class folder "
+            "before the name, as in forest/1.tif"
+        )
+    return Matches(tuple(found.get(position) for position in range(len(chip_ids))), tuple(unused))
+
+
+def match_numbers(names: Iterable[str], chips: int) -> Matches:
+    """Take names as running numbers from 1 on, over the chips in order of class and name, as UCM-Captions does.
+
+    Args:
+        names: Names in a captions file, such as ``1.tif``.
+        chips: Number of chips of the dataset.
+
+    Raises:
+        DatasetError: If a name is no number, or the last number is not the number of chips.
+    """
+    by_number: dict[int, str] = {}
+    for name in names:
+        stem = _parts(name)[-1]
+        if not stem.isdecimal():
+            raise DatasetError(f"name '{name}' of captions is no running number; leave option match at 'name'")
+        by_number[int(stem)] = name
+    if min(by_number) < 1 or max(by_number) != chips:
+        raise DatasetError(
+            f"captions are numbered {min(by_number)} to {max(by_number)}, but the dataset has {chips} chips; numbers "
+            "fit only a dataset loaded whole, with all its classes and no chip left out"
+        )
+    return Matches(tuple(by_number.get(position + 1) for position in range(chips)), ())
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Class folder, where there is one, and stem of a name, in lower case."""
+    path = PurePosixPath(name.replace("\\", "/").lower().strip())
+    last = path.stem if path.suffix in _SUFFIXES else path.name
+    return (*path.parts[-2:-1], last)
 
 
 class UnusedCaptionsWarning(UserWarning):
@@ -29,7 +209,7 @@ class FileCaptioner(Captioner):
     folder has to stand before it. Several sentences of a chip are all kept.
 
     Args:
-        path: The file; must be given. See :func:`rsdistill.captions.caption_files.read_captions` for its formats.
+        path: The file; must be given. See :func:`rsdistill.captions.from_file.read_captions` for its formats.
         match: ``name``, or ``number`` where the names are running numbers over the dataset's chips in order of
             class and name, from 1 on, as in UCM-Captions.
         missing: What becomes of chips without captions: ``error``, or ``template``.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,16 +18,178 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rsdistill.captions.answers import Answers
-from rsdistill.captions.base import CAPTIONERS, Captioner, Captions
-from rsdistill.captions.english import is_english, tidy
-from rsdistill.captions.pictures import PictureMaker
-from rsdistill.captions.template import TEMPLATE, class_prompts
+from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
+from rsdistill.captions.base import CAPTIONERS, TEMPLATE, Captioner, Captions, class_prompts
 from rsdistill.captions.vlm_model import Precision, Question, VisionLanguageModel, resolve_precision
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ModelError, OptionError
-from rsdistill.provenance import digest
-from rsdistill.training import TrainerOptions, predict, resolve_device
+from rsdistill.errors import BandError, ModelError, OptionError, storage_errors
+from rsdistill.imaging.composites import stretch_limits, to_rgb
+from rsdistill.imaging.spectral_indices import available, spectral_index
+from rsdistill.training.trainer import TrainerOptions, predict, resolve_device
+from rsdistill.utils.provenance import digest
+
+_SUFFIX = ".answers.jsonl"
+
+
+class Answers:
+    """Texts by key, in a folder that several processes write to at once.
+
+    Each process appends whole lines to a file of its own. A process that is killed leaves at most
+    one torn line at the end of its file, which readers pass over.
+
+    Args:
+        folder: Where the files lie; made at the first write. None keeps answers in memory alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._mine = folder, f"{uuid.uuid4().hex}{_SUFFIX}"
+        self._known: dict[str, str] = {}
+
+    def read(self) -> dict[str, str]:
+        """All answers there are, those of other processes included."""
+        if self._folder is not None and self._folder.is_dir():
+            for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+                self._known.update(_whole_lines(path))
+        return dict(self._known)
+
+    def add(self, answers: Mapping[str, str]) -> None:
+        """Keep some answers; they are on disk, all of them, when this returns.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        self._known.update(answers)
+        if self._folder is None:
+            return
+        lines = "".join(json.dumps({"key": key, "text": text}) + "\n" for key, text in answers.items())
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / self._mine).open("a", encoding="ascii") as stream:
+                stream.write(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def _whole_lines(path: Path) -> dict[str, str]:
+    *whole, _torn = path.read_bytes().split(b"\n")
+    found = {}
+    for line in whole:
+        try:
+            entry = json.loads(line)
+            found[str(entry["key"])] = str(entry["text"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+# A caption in another alphabet, or a string of symbols, fails this.
+_LEAST_ASCII = 0.9
+# Shorter phrases ("green fields") may do without any of the words below.
+_LONG = 8
+# The commonest words of English that no other language written in these letters uses as often.
+_COMMON = frozenset(
+    ["the", "of", "with", "and", "is", "are", "in", "by", "to", "it", "this", "that", "there", "from", "which", "an"]
+    + ["some", "many", "several", "near", "their", "has", "have", "its", "between", "surrounded", "next"]
+)
+
+
+def tidy(text: str) -> str:
+    """Text on one line, without spaces to spare."""
+    return " ".join(text.split())
+
+
+def is_english(text: str) -> bool:
+    """Whether a caption can pass for English.
+
+    It needs a letter; nine letters in ten must be a to z; and a caption of eight words or more must
+    hold one of the commonest English words. The rule is coarse on purpose: it catches empty answers,
+    other alphabets, other languages and noise, and needs no model.
+    """
+    letters = [character for character in text if character.isalpha()]
+    if not letters or sum(character.isascii() for character in letters) < _LEAST_ASCII * len(letters):
+        return False
+    words = re.findall(r"[a-z]+", text.lower())
+    return len(words) < _LONG or not _COMMON.isdisjoint(words)
+
+
+# Chips that the brightness of all pictures is set by.
+_SAMPLE = 256
+# Zero is McFeeters' own threshold between land and open water.
+_WATER = 0.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One chip, as a model sees it.
+
+    Attributes:
+        pictures: Natural colour, then false colour where asked for; (H, W, 3), uint8.
+        facts: A line of what was measured, empty unless asked for.
+    """
+
+    pictures: tuple[NDArray[np.uint8], ...]
+    facts: str
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the pictures' size and content, in hexadecimal."""
+        found = hashlib.sha256()
+        for picture in self.pictures:
+            found.update(f"{picture.shape}".encode())
+            found.update(np.ascontiguousarray(picture).tobytes())
+        return found.hexdigest()
+
+
+class PictureMaker:
+    """Renders chips of a dataset, all of them equally bright.
+
+    Args:
+        data: The dataset; its train view sets the brightness.
+        false_colour: Whether to show near infrared, red and green as a second picture.
+        facts: Whether to measure: ground sampling distance, mean NDVI, share of water.
+
+    Raises:
+        BandError: If false colour is asked for, but not all its bands are there.
+    """
+
+    def __init__(self, data: SceneData, false_colour: bool = False, facts: bool = False) -> None:
+        self._bands, self._gsd, self._facts = data.bands, data.gsd, facts
+        self._colours = (NATURAL_COLOUR, FALSE_COLOUR) if false_colour else (NATURAL_COLOUR,)
+        if false_colour:
+            try:
+                for wavelength in FALSE_COLOUR:
+                    data.bands.nearest(wavelength)
+            except BandError as error:
+                raise BandError(f"no false-colour picture can be shown: {error}; leave out false_colour") from error
+        count = len(data.train)
+        which = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+        sample = data.train.images(which)
+        self._limits = [stretch_limits(sample, data.bands, colour) for colour in self._colours]
+
+    def show(self, chip: NDArray[np.generic]) -> Shown:
+        """One chip (B, H, W) in sensor units, as pictures and facts."""
+        pictures = tuple(
+            to_rgb(chip[None], self._bands, colour, limits)[0]
+            for colour, limits in zip(self._colours, self._limits, strict=True)
+        )
+        return Shown(pictures, self._measure(chip) if self._facts else "")
+
+    def _measure(self, chip: NDArray[np.generic]) -> str:
+        facts = [f"one pixel is {self._gsd:g} m wide"]
+        known = available(self._bands)
+        if "ndvi" in known:
+            facts.append(f"mean NDVI {_mean(spectral_index('ndvi', chip, self._bands)):.2f}")
+        if "ndwi" in known:
+            water = spectral_index("ndwi", chip, self._bands)
+            facts.append(f"water covers {_mean(np.where(np.isnan(water), np.nan, water > _WATER)):.0%}")
+        return f"Measured: {', '.join(facts)}."
+
+
+def _mean(values: NDArray[np.floating]) -> float:
+    """Mean of what was measured; 0 where nothing was."""
+    measured = values[~np.isnan(values)]
+    return float(measured.mean()) if measured.size else 0.0
+
 
 PROMPT = "Describe this satellite image of {name} in one sentence: land cover, colours, texture and layout."
 _FALSE_COLOUR = (
@@ -39,7 +206,7 @@ class VlmCaptioner(Captioner):
     was killed goes on where it was, and equal chips are described once. Devices share the work by
     Lightning's predict loop; the batches do not depend on how many there are.
 
-    An answer that is empty or not English (see :func:`rsdistill.captions.english.is_english`) is
+    An answer that is empty or not English (see :func:`rsdistill.captions.vlm.is_english`) is
     replaced by the template.
 
     Args:

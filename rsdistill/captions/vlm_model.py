@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsdistill.errors import ModelError
-from rsdistill.provenance import file_digest
+from rsdistill.utils.provenance import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from rsdistill.bands import BandSet, check_count
 from rsdistill.codecs.base import Codec, describe_shape
 from rsdistill.codecs.losses import LossOptions, LossTerms, band_weights, reconstruction_loss
-from rsdistill.codecs.normalise import Normalisation, sample_positions, valid_pixels
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError
-from rsdistill.options import parse_arguments, plain
-from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.imaging.normalisation import Normalisation, sample_positions, valid_pixels
+from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.utils.options import parse_arguments, plain
 
 _WARM_UP = 0.05
 _PEAK_SQUARED = 4.0

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 
 from rsdistill.bands import BandSet
 from rsdistill.codecs.losses import spectral_angle, to_reflectance
-from rsdistill.codecs.normalise import sample_positions, valid_pixels
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
-from rsdistill.provenance import complete_folder, write_json
+from rsdistill.imaging.normalisation import sample_positions, valid_pixels
 from rsdistill.registry import Registry
-from rsdistill.training import TrainerOptions
+from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.provenance import complete_folder, write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

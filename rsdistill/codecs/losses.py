@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.bands import BandSet
-from rsdistill.codecs.normalise import Normalisation, valid_pixels
+from rsdistill.imaging.normalisation import Normalisation, valid_pixels
 
 # Immerkaer's mask: the difference of two Laplacians. Blind to planes and straight edges along the axes.
 _LAPLACIANS = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rsdistill.errors import ModelError, UnknownNameError
-from rsdistill.provenance import digest, file_digest
+from rsdistill.utils.provenance import digest, file_digest
 
 INDEX = "model_index.json"
 # Part of the pipeline to the classes that can stand for it; any scheduler will do, its noise schedule counts.

@@ -18,15 +18,14 @@ from safetensors.torch import load_file, save_file
 from rsdistill.bands import BandSet, get_bands, list_sensors
 from rsdistill.codecs.autoencoder import AutoencoderCodec, CodecTraining
 from rsdistill.codecs.base import CODECS
-from rsdistill.codecs.klt import sample_blocks
+from rsdistill.codecs.kl import sample_blocks
 from rsdistill.codecs.losses import LossOptions
-from rsdistill.codecs.normalise import Normalisation
-from rsdistill.codecs.spectral_axis import SpectralAxis
+from rsdistill.codecs.spectral_axis import BlockPrior, SpectralAxis
 from rsdistill.codecs.spectral_layers import GeneratedLayers, ReadBands, WriteBands, bake
-from rsdistill.codecs.spectral_prior import BlockPrior
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import BandError, CodecError, OptionError
-from rsdistill.training import TrainerOptions, step_generator
+from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.training.trainer import TrainerOptions, step_generator
 
 _LAYERS = "layers.safetensors"
 

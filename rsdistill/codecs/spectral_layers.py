@@ -13,9 +13,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from rsdistill.bands import BandSet
-from rsdistill.codecs.klt import fit_synthesis, start_at_klt
-from rsdistill.codecs.spectral_axis import FEATURES, SpectralAxis
-from rsdistill.codecs.spectral_prior import BlockPrior
+from rsdistill.codecs.kl import fit_synthesis, start_at_klt
+from rsdistill.codecs.spectral_axis import FEATURES, BlockPrior, SpectralAxis
 
 _HIDDEN = 64
 # Filters that the network mixes: as many as a sensor has kinds of bands, not as it has bands.

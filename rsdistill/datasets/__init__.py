@@ -11,25 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from rsdistill.datasets.base import DATASETS, PublishedSplit, SceneData, SceneSource, SceneView
 from rsdistill.datasets.folder import FolderScenes
+from rsdistill.datasets.integrity import SkippedChipsWarning
 from rsdistill.datasets.loading import list_datasets, load_dataset
 from rsdistill.datasets.prepared import PreparedScenes, load_prepared, prepare
-from rsdistill.datasets.scanning import SkippedChipsWarning
 from rsdistill.datasets.splits import SplitOptions, StraddlingDuplicatesWarning, split_scenes
 from rsdistill.datasets.synthetic import SyntheticScenes
-from rsdistill.datasets.torchgeo_sources import AIDScenes, EuroSATScenes, RESISC45Scenes, UCMercedScenes
+from rsdistill.datasets.torchgeo import AIDScenes, EuroSATScenes, RESISC45Scenes, UCMercedScenes
 
 if TYPE_CHECKING:
     from rsdistill.datasets.aid import AID
-    from rsdistill.datasets.aid_datamodule import AIDDataModule
-    from rsdistill.datasets.tiles import DistilledTiles
+    from rsdistill.datasets.exported_tiles import DistilledTiles
 
 # Names whose modules import torchgeo.
-_LAZY = {"AID": "aid", "AIDDataModule": "aid_datamodule", "DistilledTiles": "tiles"}
+_LAZY = {"AID": "aid", "DistilledTiles": "exported_tiles"}
 
 __all__ = [
     "AID",
     "DATASETS",
-    "AIDDataModule",
     "AIDScenes",
     "DistilledTiles",
     "EuroSATScenes",

@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from rsdistill.captions.base import Captions
 from rsdistill.codecs.store import LatentBatch, LatentStore
-from rsdistill.diffusion.consistency import judge
-from rsdistill.diffusion.denoising_options import DenoisingOptions
-from rsdistill.diffusion.draws import Draw
-from rsdistill.diffusion.formulas import min_snr_weight, predicted_x0, training_target
+from rsdistill.diffusion.caption_tokens import CaptionTable
 from rsdistill.diffusion.lora import repeatable_dropout
 from rsdistill.diffusion.model import DiffusionModel
-from rsdistill.diffusion.preview import SampleGrid
-from rsdistill.diffusion.teacher import LatentTeacher
-from rsdistill.diffusion.validation import Validation
-from rsdistill.diffusion.wording import CaptionTable
+from rsdistill.diffusion.monitoring import SampleGrid, Validation, WatchOptions
+from rsdistill.diffusion.parameterization import Draw, min_snr_weight, predicted_x0, training_target
+from rsdistill.diffusion.teacher import ConsistencyOptions, LatentTeacher, judge
 from rsdistill.errors import ModelError, OptionError
-from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
-from rsdistill.training_callbacks import Look
-from rsdistill.training_log import LOG
+from rsdistill.training.callbacks import LOG, Look
+from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+
+
+@dataclass(frozen=True)
+class DenoisingOptions:
+    """How the denoiser is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        max_laps: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
+            taken where ``steps`` would go beyond, since a small set is soon learned by heart and its
+            tiles are then copies. None takes all steps.
+        batch: Latents a step.
+        accumulate: Parts in which a step's batch passes the model, one after another, where memory is short.
+            The step is the same.
+        lr: Peak learning rate.
+        schedule: What the learning rate does after its rise: ``cosine`` falls to nothing, ``constant`` stays.
+        warm_up: Share of the steps over which the learning rate rises.
+        snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike. On small latents the class is
+            decided at high noise, where the weighting all but silences v prediction: see docs/results.md.
+        text_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
+        template_share: Where chips have captions, share of samples that are shown the class prompt instead,
+            so that both kinds of prompt work.
+        ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
+        clip: Largest gradient norm.
+        gradient_checkpointing: Compute the activations of UNet and text encoder anew in the backward pass
+            instead of keeping them: less memory, about 40 % more time, the same weights.
+        consistency: The classification-consistency loss.
+        watch: Validation loss and pictures while training.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    max_laps: Annotated[float, Field(gt=0)] | None = 25.0
+    batch: Annotated[int, Field(ge=1)] = 64
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    text_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    template_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    consistency: ConsistencyOptions = ConsistencyOptions()
+    watch: WatchOptions = WatchOptions()
+
+    def limited(self, latents: int) -> DenoisingOptions:
+        """The same options with no more steps than ``max_laps`` allows for so many latents."""
+        if self.max_laps is None:
+            return self
+        most = math.ceil(self.max_laps * latents / min(self.batch, latents))
+        return replace(self, steps=min(self.steps, most))
 
 
 def train_denoiser(
@@ -75,11 +125,14 @@ def train_denoiser(
 
 
 def _looks(module: DenoisingModule, latents: LatentStore, prompts: Sequence[str], log: Path) -> list[Look]:
-    watch, looks = module.options.watch, []
+    options, watch, looks = module.options, module.options.watch, []
     if watch.validation and len(latents.positions("val")):
-        looks.append(Look(watch.validation, Validation(module, latents)))
+        # No more at a time than training takes.
+        most = options.batch / options.accumulate
+        validation = Validation(module, latents, watch.draws, most, options.consistency)
+        looks.append(Look(watch.validation, validation))
     if watch.samples:
-        looks.append(Look(watch.samples, SampleGrid(module, latents, prompts, log)))
+        looks.append(Look(watch.samples, SampleGrid(module, latents, prompts, log, watch.columns)))
     return looks
 
 
@@ -136,6 +189,11 @@ class DenoisingModule(lightning.LightningModule):
     def teacher(self) -> LatentTeacher | None:
         """The frozen classifier of latents."""
         return self._teacher[0]
+
+    @property
+    def averages(self) -> bool:
+        """Whether it keeps a moving average of its weights."""
+        return self.average is not None
 
     def training_step(self, batch: LatentBatch, _: int) -> torch.Tensor:
         """Loss of a batch or, where a step takes several parts, of the next part; both terms are logged."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from rsdistill.diffusion.formulas import lowpass
+from rsdistill.diffusion.parameterization import lowpass
 
 
 @dataclass(frozen=True)

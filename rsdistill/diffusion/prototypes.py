@@ -15,10 +15,10 @@ from pydantic import Field
 from scipy.spatial.distance import cdist
 
 from rsdistill.codecs.store import LatentStore
-from rsdistill.diffusion.clustering import find_clusters, find_large_clusters
-from rsdistill.diffusion.formulas import lowpass
+from rsdistill.diffusion.parameterization import lowpass
 from rsdistill.errors import ArtifactError, DatasetError
-from rsdistill.training import derived_seed
+from rsdistill.training.trainer import derived_seed
+from rsdistill.utils.clustering import find_clusters, find_large_clusters
 
 if TYPE_CHECKING:
     import xarray as xr

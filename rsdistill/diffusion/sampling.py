@@ -1,20 +1,68 @@
-"""Sampling latents from a diffusion model, guided by prototypes; the schedulers stay diffusers' own."""
+"""Sampling shared out to processes, and kept batch by batch, so that a kill loses one batch at most."""
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import lightning
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from tqdm.auto import tqdm
 
-from rsdistill.diffusion.formulas import predicted_x0
 from rsdistill.diffusion.guidance import GuidanceOptions, guide
 from rsdistill.diffusion.model import DiffusionModel
-from rsdistill.diffusion.schedulers import SchedulerName, build_scheduler, step_arguments, tail_of
-from rsdistill.errors import OptionError
+from rsdistill.diffusion.parameterization import predicted_x0
+from rsdistill.errors import ArtifactError, OptionError, storage_errors
+from rsdistill.training.trainer import TrainerOptions, predict, resolve_device
+
+SchedulerName = Literal["model", "ddim", "dpmsolver++", "ddpm", "pndm"]
+_KINDS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "ddpm": DDPMScheduler,
+    "pndm": PNDMScheduler,
+}
+
+
+def build_scheduler(own: Any, name: SchedulerName, steps: int, device: torch.device) -> Any:
+    """A scheduler of the kind asked for, on the noise schedule that a model was trained with.
+
+    Args:
+        own: The model's own scheduler.
+        name: Kind; ``model`` for the model's own.
+        steps: Inference steps to set.
+        device: Where the latents are.
+
+    Returns:
+        A fresh diffusers scheduler with its timesteps set.
+    """
+    scheduler = deepcopy(own) if name == "model" else _KINDS[name].from_config(own.config)
+    scheduler.set_timesteps(steps, device=device)
+    return scheduler
+
+
+def tail_of(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
+    """The last share ``strength`` of a scheduler's timesteps, as stock image-to-image pipelines take it."""
+    skipped = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    timesteps: torch.Tensor = scheduler.timesteps[skipped:]
+    return timesteps
+
+
+def step_arguments(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """What a stochastic scheduler's step takes beside output, timestep and sample: a generator a sample."""
+    return {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
 
 
 @dataclass(frozen=True)
@@ -130,3 +178,95 @@ def _predict(
     without, with_text = model.predict(latents.repeat(2, 1, 1, 1), timestep, both, told).chunk(2)
     combined: torch.Tensor = without + options.text_scale * (with_text - without)
     return combined
+
+
+_LATENTS = "latents"
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Latents to draw.
+
+    Attributes:
+        prompts: One text a sample.
+        seeds: One seed a sample.
+        prototypes: Guiding latents, (n, C, h, w).
+    """
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    prototypes: torch.Tensor
+
+    def part(self, start: int, size: int) -> Request:
+        """So many samples from a position on."""
+        these = slice(start, start + size)
+        return Request(self.prompts[these], self.seeds[these], self.prototypes[these])
+
+
+def draw(model: DiffusionModel, request: Request, options: SamplingOptions, progress: bool = True) -> torch.Tensor:
+    """Draw in this process alone: latents (n, C, h, w) on the CPU."""
+    return sample(model, request.prompts, request.seeds, request.prototypes, options, progress)
+
+
+def draw_into(
+    folder: Path, model: DiffusionModel, request: Request, options: SamplingOptions, trainer: TrainerOptions
+) -> None:
+    """Draw what is not yet in a folder, shared out to the processes; the batches are those of :func:`draw`.
+
+    Args:
+        folder: A folder of this request's own that all processes see.
+        model: A trained model.
+        request: What to draw.
+        options: Steps, scales, batch.
+        trainer: Devices and strategy. Sampling is in full precision, whatever training was in.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    left = [start for start in _starts(request, options) if not _file(folder, start).exists()]
+    # Also where nothing is left: the processes meet there, so none can run ahead of what another still looks for.
+    predict(_Drawing(folder, model, request, options), left, replace(trainer, precision="32-true"), "sample")
+    model.to(resolve_device(trainer))
+
+
+def drawn_in(folder: Path, request: Request, options: SamplingOptions) -> torch.Tensor:
+    """What :func:`draw_into` drew: latents (n, C, h, w) on the CPU.
+
+    Raises:
+        ArtifactError: If a batch is missing or cannot be read.
+    """
+    try:
+        return torch.cat([load_file(_file(folder, start))[_LATENTS] for start in _starts(request, options)])
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder} holds not all that was to be drawn ({error}); delete it to draw again, and where several "
+            "machines draw, give a folder that all of them share"
+        ) from error
+
+
+def _starts(request: Request, options: SamplingOptions) -> range:
+    return range(0, len(request.prompts), options.batch)
+
+
+def _file(folder: Path, start: int) -> Path:
+    return folder / f"from_{start:06d}.safetensors"
+
+
+class _Drawing(lightning.LightningModule):
+    """Draws batches, each given by the position of its first sample."""
+
+    def __init__(self, folder: Path, model: DiffusionModel, request: Request, options: SamplingOptions) -> None:
+        super().__init__()
+        self._folder, self._model, self._request, self._options = folder, model, request, options
+        # Registered, so that they are moved to the device of each process.
+        self.parts = nn.ModuleList([model.unet, model.text_encoder])
+
+    def predict_step(self, start: int, *_: int) -> None:
+        latents = draw(self._model, self._request.part(start, self._options.batch), self._options, progress=False)
+        path = _file(self._folder, start)
+        partial = path.with_name(f".partial-{path.name}")
+        with storage_errors(path):
+            save_file({_LATENTS: latents.contiguous()}, partial)
+            os.replace(partial, path)

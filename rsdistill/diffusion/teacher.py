@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning
 import torch
@@ -17,10 +17,25 @@ from torch import nn
 
 from rsdistill.codecs.store import LatentBatch, LatentStore
 from rsdistill.errors import ArtifactError
-from rsdistill.training import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
 _GROUPS = 8
 _DESCRIPTION, _WEIGHTS = "teacher.json", "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions:
+    """The classification-consistency loss ``λ·w(t)·L_cls(f(ẑ₀), y)`` with a frozen teacher f.
+
+    Attributes:
+        weight: λ; 0 turns the loss off.
+        target: ``label`` for cross-entropy to y, ``teacher`` for KL from f(z₀) to f(ẑ₀).
+        min_alpha_bar: w(t) is ᾱ_t where that is at least this, else 0: at high noise ẑ₀ says nothing.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    target: Literal["label", "teacher"] = "label"
+    min_alpha_bar: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 @dataclass(frozen=True)
@@ -193,3 +208,51 @@ def _accuracy(teacher: LatentTeacher, latents: LatentStore, split: str, noise: f
         shown = batch.mean + noise * torch.randn(batch.mean.shape, generator=generator)
         right += int((teacher(shown.to(device)).argmax(1).cpu() == batch.label).sum())
     return right / len(positions)
+
+
+class Judgement(NamedTuple):
+    """What the teacher says of some clean estimates.
+
+    Attributes:
+        loss: Mean of ``w(t)·L_cls`` over all samples, ().
+        right: How many of those it looked at it takes for their class, ().
+        seen: How many it looked at.
+    """
+
+    loss: torch.Tensor
+    right: torch.Tensor
+    seen: int
+
+
+def judge(
+    teacher: LatentTeacher,
+    estimate: torch.Tensor,
+    clean: torch.Tensor,
+    label: torch.Tensor,
+    alpha_bar: torch.Tensor,
+    options: ConsistencyOptions,
+) -> Judgement:
+    """The consistency loss, and how often the teacher is right.
+
+    Args:
+        teacher: Frozen classifier f.
+        estimate: Clean estimates ẑ₀, (n, C, h, w).
+        clean: Clean latents z₀, (n, C, h, w).
+        label: Class positions, int64 (n,).
+        alpha_bar: ᾱ_t, (n,).
+        options: Target and gate.
+    """
+    teacher = teacher.to(estimate.device)
+    # Where the gate is shut the teacher need not look.
+    seen = torch.nonzero(alpha_bar >= options.min_alpha_bar).flatten()
+    if not len(seen):
+        return Judgement(0.0 * estimate.sum(), torch.zeros((), device=estimate.device), 0)
+    logits = teacher(estimate[seen])
+    if options.target == "label":
+        loss = F.cross_entropy(logits, label[seen], reduction="none")
+    else:
+        with torch.no_grad():
+            wanted = teacher(clean[seen]).log_softmax(1)
+        loss = F.kl_div(logits.log_softmax(1), wanted, log_target=True, reduction="none").sum(1)
+    right = (logits.argmax(1) == label[seen]).sum()
+    return Judgement((alpha_bar[seen] * loss).sum() / len(alpha_bar), right, len(seen))

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.captions.base import Captions
+from rsdistill.captions.base import Captions, TemplateCaptioner
 from rsdistill.codecs.store import LatentStore
 from rsdistill.datasets.base import SceneData
-from rsdistill.datasets.origin import split_digest
+from rsdistill.datasets.splits import split_digest
 from rsdistill.diffusion.prototypes import Prototypes
 from rsdistill.distilled import DistilledSet
-from rsdistill.errors import DatasetError, ModelError
-from rsdistill.options import plain
-from rsdistill.provenance import REAL, SYNTHETIC, library_versions
+from rsdistill.errors import DatasetError, ModelError, PolicyError
 from rsdistill.registry import Registry
-from rsdistill.training import TrainerOptions, derived_seed
+from rsdistill.training.trainer import TrainerOptions, derived_seed
+from rsdistill.utils.options import plain
+from rsdistill.utils.provenance import REAL, SYNTHETIC, library_versions
 
 # Stream of random numbers of further candidates.
 _REDRAW = 60
@@ -262,3 +262,51 @@ def create_distiller(name: str, **options: Any) -> Distiller:
 def list_distillers() -> list[str]:
     """Names of the methods there are."""
     return DISTILLERS.names()
+
+
+SHARED = "kanonymous"
+"""The kind of prototypes that protected classes may be distilled with."""
+
+
+def check_protection(method: Distiller, protected: Collection[str], captioner: str = TemplateCaptioner.name) -> None:
+    """Refuse a method whose options would show single chips of a protected class.
+
+    It must make images of its own, from k-anonymous prototypes, with hard labels, and texts may
+    come from the template alone. A baseline that is judged beside it and never exported need not.
+
+    Args:
+        method: The method whose set goes out.
+        protected: Keys of the protected classes.
+        captioner: Registered name of what captions the chips.
+
+    Raises:
+        PolicyError: Naming the class and the option at fault.
+    """
+    if not protected:
+        return
+    named = f"class '{min(protected)}' is protected by the policy" + (
+        f", as {len(protected) - 1} more" if len(protected) > 1 else ""
+    )
+    if method.real_pixels:
+        raise PolicyError(
+            f"{named}, but option distill.method '{method_name(method)}' hands out real chips; choose 'dpd' with "
+            f"distill.options.prototypes.kind '{SHARED}', or exclude the class"
+        )
+    kind = getattr(getattr(method, "prototypes", None), "kind", None)
+    if kind != SHARED:
+        has = f"is '{kind}'" if kind else f"does not exist for method '{method_name(method)}'"
+        raise PolicyError(
+            f"{named}, but option distill.options.prototypes.kind {has}; it must be '{SHARED}', so that every "
+            "prototype rests on several chips"
+        )
+    soft = getattr(method, "soft_labels", None)
+    if getattr(soft, "top", soft):
+        raise PolicyError(
+            f"{named}, but option distill.options.soft_labels asks for soft labels, which tell how alike its chips "
+            "are to others; leave it out"
+        )
+    if captioner != TemplateCaptioner.name:
+        raise PolicyError(
+            f"{named}, but its chips would be put into words by captioner '{captioner}' (option captions); texts of "
+            "protected classes come from 'template'"
+        )

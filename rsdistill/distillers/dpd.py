@@ -14,28 +14,25 @@ from pydantic import Field
 
 from rsdistill.captions import TEMPLATE, class_prompts
 from rsdistill.captions.aggregate import AggregationOptions, aggregate
-from rsdistill.codecs.normalise import to_sensor
 from rsdistill.codecs.store import LatentStore
-from rsdistill.diffusion.building import ModelPlan, base_of
-from rsdistill.diffusion.denoising import train_denoiser
-from rsdistill.diffusion.denoising_options import DenoisingOptions
-from rsdistill.diffusion.drawing import Request, draw, draw_into, drawn_in
+from rsdistill.diffusion.caption_tokens import count_cut, sentences
+from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
 from rsdistill.diffusion.lora import LoraOptions
 from rsdistill.diffusion.model import DiffusionModel, Prediction
+from rsdistill.diffusion.model_factory import ModelPlan, base_of
 from rsdistill.diffusion.presets import halvings
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_prototypes
-from rsdistill.diffusion.sampling import SamplingOptions
-from rsdistill.diffusion.selection import SelectionOptions
+from rsdistill.diffusion.sampling import Request, SamplingOptions, draw, draw_into, drawn_in
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
-from rsdistill.diffusion.wording import count_cut, sentences
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
-from rsdistill.distillers.choosing import Choice, SoftLabelOptions, choose
-from rsdistill.distillers.observers import Observers, train_observers
-from rsdistill.distillers.refining import RefinementOptions, refine
+from rsdistill.distillers.candidate_selection import Choice, SelectionOptions, SoftLabelOptions, choose
+from rsdistill.distillers.matching_networks import Observers, train_observers
+from rsdistill.distillers.refinement import RefinementOptions, refine
 from rsdistill.errors import ModelError
-from rsdistill.training import TrainerOptions, derived_seed, resolve_device
-from rsdistill.training_log import LOG, training_log
+from rsdistill.imaging.normalisation import to_sensor
+from rsdistill.training.callbacks import LOG, training_log
+from rsdistill.training.trainer import TrainerOptions, derived_seed, resolve_device
 
 _DECODE_BATCH = 64
 

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from rsdistill import soft_labels
-from rsdistill.audit.alignment import aligned
-from rsdistill.audit.neighbours import SIZE, Leakage, leakage
-from rsdistill.audit.pixels import RealChips, shrink, spread
+from rsdistill import distilled as soft_labels
 from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.real_chips import RealChips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, SplitError
-from rsdistill.evaluation.learning import evaluate_student, train_student
+from rsdistill.evaluation.leakage import SIZE, Leakage, aligned, leakage
 from rsdistill.evaluation.metrics import Scores
-from rsdistill.evaluation.recipe import Recipe
 from rsdistill.evaluation.results import EvaluationReport, Row, Store
-from rsdistill.evaluation.students import check_student
-from rsdistill.provenance import digest, package_version
-from rsdistill.training import TrainerOptions, resolve_device
+from rsdistill.evaluation.student_training import Recipe, evaluate_student, train_student
+from rsdistill.imaging.pixels import shrink, spread
+from rsdistill.models.networks import check_student
+from rsdistill.training.trainer import TrainerOptions, resolve_device
+from rsdistill.utils.provenance import digest, package_version
 
 FULL = "full"
 # Chips whose pixels tell two versions of a dataset apart, beside all names and labels.

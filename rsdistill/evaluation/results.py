@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsdistill.audit.neighbours import Leakage
 from rsdistill.errors import ArtifactError, storage_errors
+from rsdistill.evaluation.leakage import Leakage
 from rsdistill.evaluation.metrics import Scores
-from rsdistill.provenance import write_json
+from rsdistill.utils.provenance import write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsdistill.errors import ExportError, storage_errors
-from rsdistill.export.facts import Facts, Tile
 from rsdistill.export.georef import REAL_PLACE, footprint
 from rsdistill.export.geotiff import Written
-from rsdistill.export.layout import GEOPARQUET, INDEX, INDEX_LAYER
+from rsdistill.export.metadata import GEOPARQUET, INDEX, INDEX_LAYER, Facts, Tile
 from rsdistill.export.qgis_style import footprint_style, to_text
 
 if TYPE_CHECKING:

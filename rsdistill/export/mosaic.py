@@ -10,9 +10,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from rsdistill.errors import storage_errors
-from rsdistill.export.facts import Facts, Tile
 from rsdistill.export.geotiff import colour_interpretation
-from rsdistill.export.layout import ALL, MOSAICS
+from rsdistill.export.metadata import ALL, MOSAICS, Facts, Tile
 
 Box = tuple[float, float, float, float]
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}

@@ -13,12 +13,11 @@ from typing import Any
 
 from rsdistill.bands import Band
 from rsdistill.errors import storage_errors
-from rsdistill.export.facts import Facts, Tile
 from rsdistill.export.georef import ENGINEERING, footprint
 from rsdistill.export.geotiff import Written
-from rsdistill.export.layout import INDEX, MANIFEST, README, STAC, file_safe
+from rsdistill.export.metadata import INDEX, MANIFEST, README, STAC, Facts, Tile, file_safe
 from rsdistill.export.stac_schemas import EO, FILE, MLM, PROCESSING, PROJECTION, RASTER
-from rsdistill.provenance import package_version, write_json
+from rsdistill.utils.provenance import package_version, write_json
 
 VERSION = "1.1.0"
 CATALOG, COLLECTION, GENERATOR = "catalog.json", "collection.json", "generator.json"

@@ -18,19 +18,16 @@ from numpy.typing import NDArray
 from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, StorageError, storage_errors
-from rsdistill.export.blocked import BlockedTilesWarning, Gate, pass_gate
-from rsdistill.export.facts import FORMAT, Facts, Tile, gather_facts, list_tiles
 from rsdistill.export.georef import GeoRef
 from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, write_geotiff
 from rsdistill.export.index import tile_frame, write_index
-from rsdistill.export.layout import CITATION, MANIFEST, README
+from rsdistill.export.metadata import CITATION, FORMAT, MANIFEST, README, Facts, Tile, gather_facts, list_tiles
 from rsdistill.export.mosaic import write_mosaics
-from rsdistill.export.qgis_project import write_project
-from rsdistill.export.qgis_style import raster_style, to_text
+from rsdistill.export.qgis import write_project
+from rsdistill.export.qgis_style import Composite, choose_composites, raster_style, to_text
+from rsdistill.export.release import BlockedTilesWarning, Gate, citation_text, pass_gate, readme_text
 from rsdistill.export.stac import item_path, write_catalog, write_item
-from rsdistill.export.stretch import Composite, choose_composites
-from rsdistill.export.texts import citation_text, readme_text
-from rsdistill.provenance import digest, file_digest, write_json
+from rsdistill.utils.provenance import digest, file_digest, write_json
 
 _STATE = ".export.json"
 # A batch is what a worker is sent at once: enough to hide the cost of sending, little enough to hold twice.

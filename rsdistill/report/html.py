@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +14,68 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.alignment import aligned
 from rsdistill.bands import NATURAL_COLOUR
-from rsdistill.composites import COMPOSITES
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import StorageError, storage_errors
-from rsdistill.evaluation.agreement import AGREEMENT_CHIPS
+from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import EvaluationReport, Row
-from rsdistill.indices import SpectralIndex, available, get_index
-from rsdistill.report import formatting
-from rsdistill.report.curves import training_curves
-from rsdistill.report.figures import accuracy_against_leakage
+from rsdistill.evaluation.spectral import AGREEMENT_CHIPS
+from rsdistill.imaging.composites import COMPOSITES
+from rsdistill.imaging.spectral_indices import SpectralIndex, available, get_index
+from rsdistill.report.plots import accuracy_against_leakage, training_curves
 from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
-from rsdistill.training_log import Curve
+from rsdistill.training.callbacks import Curve
+from rsdistill.utils.options import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_THOUSAND = 1000
+
+
+def percent(value: float | None, std: float | None = None, digits: int = 1) -> str:
+    """A fraction in percent without its sign, with its standard deviation where there is one."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.{digits}f}" + ("" if std is None else f" ± {100 * std:.{digits}f}")
+
+
+def storage(count: float) -> str:
+    """A number of bytes in decimal units, such as ``1.23 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < _THOUSAND or unit == "TB":
+            break
+        count /= _THOUSAND
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``4.2 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def figure_text(value: Any) -> str:
+    """One figure of a stage: numbers to four digits, whole numbers with their thousands apart."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def yaml_text(value: Any) -> str:
+    """Options or a manifest as YAML; dataclasses become mappings, paths their text."""
+    import yaml
+
+    simple = json.loads(json.dumps(plain(value), default=str))
+    return str(yaml.safe_dump(simple, sort_keys=False, allow_unicode=True, width=110))
+
 
 # Classes a picture, so that a sheet fits a printed page.
 _CLASSES_A_SHEET = 10
@@ -89,7 +134,7 @@ def write_report(
         show_real: Whether real chips may be seen; False leaves out all pictures with real pixels, those
             of the set itself if it was selected from real chips.
         columns: Pictures of each class and kind on the contact sheets.
-        training: Training logs by stage, see :func:`rsdistill.training_log.training_log`; None leaves them out.
+        training: Training logs by stage, see :func:`rsdistill.training.callbacks.training_log`; None leaves them out.
 
     Returns:
         The file.
@@ -109,9 +154,9 @@ def write_report(
         tiles=tiles,
         evaluation=evaluation,
         stages=stages,
-        config=formatting.yaml_text(config),
-        manifest=formatting.yaml_text(tiles.manifest),
-        recipe=None if evaluation is None else formatting.yaml_text(evaluation.recipe),
+        config=yaml_text(config),
+        manifest=yaml_text(tiles.manifest),
+        recipe=None if evaluation is None else yaml_text(evaluation.recipe),
         sizes=_sizes(data, tiles),
         cards=_cards(data, tiles, evaluation),
         real_shown=show_real,
@@ -153,11 +198,11 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "duration": formatting.duration,
-        "figure_text": formatting.figure_text,
-        "storage": formatting.storage,
+        "duration": duration,
+        "figure_text": figure_text,
+        "storage": storage,
     }
-    environment.globals |= {"percent": formatting.percent, "verdict": verdict}
+    environment.globals |= {"percent": percent, "verdict": verdict}
     return environment.get_template(template).render(**values)
 
 
@@ -200,14 +245,14 @@ def _cards(data: SceneData, tiles: DistilledSet, evaluation: EvaluationReport | 
     sizes = _sizes(data, tiles)
     cards = [
         (f"{len(tiles)}", f"images instead of {len(data.train)}"),
-        (f"{100 / sizes['ratio']:.2g} %", f"of the storage: {formatting.storage(sizes['set'])}"),
+        (f"{100 / sizes['ratio']:.2g} %", f"of the storage: {storage(sizes['set'])}"),
     ]
     row = _own_row(tiles, evaluation)
     if row is not None:
-        cards.append((f"{formatting.percent(row.oa)} %", f"overall accuracy of a {row.student} trained on them"))
+        cards.append((f"{percent(row.oa)} %", f"overall accuracy of a {row.student} trained on them"))
         if row.held_out_null is not None:
             words = f"have a training chip as nearest neighbour (50 % without a leak); leakage: {verdict(row)}"
-            cards.append((f"{formatting.percent(row.held_out_null, digits=0)} %", words))
+            cards.append((f"{percent(row.held_out_null, digits=0)} %", words))
     if tiles.verdict is not None:
         blocked, review = (sum(verdict == name for verdict in tiles.verdict) for name in ("block", "review"))
         cards.append((f"{blocked}", f"blocked by the audit as likely copies, {review} to be looked at (audit.html)"))
@@ -220,8 +265,7 @@ def _comparison(evaluation: EvaluationReport | None) -> Picture | None:
     if evaluation is None or not rows:
         return None
     told = "; ".join(
-        f"{r.method} {formatting.percent(r.oa)} % accuracy, {formatting.percent(r.held_out_null, digits=0)} % "
-        f"nearest to a training chip"
+        f"{r.method} {percent(r.oa)} % accuracy, {percent(r.held_out_null, digits=0)} % nearest to a training chip"
         for r in rows
     )
     return Picture.of(accuracy_against_leakage(evaluation), f"Accuracy beside leakage of each method: {told}.")

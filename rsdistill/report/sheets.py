@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.alignment import aligned
-from rsdistill.audit.pixels import class_chips, spread
 from rsdistill.bands import NATURAL_COLOUR
-from rsdistill.composites import Limits, composite_wavelengths, stretch_limits, to_rgb
 from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.real_chips import class_chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError
+from rsdistill.evaluation.leakage import aligned
+from rsdistill.imaging.composites import Limits, composite_wavelengths, stretch_limits, to_rgb
+from rsdistill.imaging.pixels import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.alignment import aligned
-from rsdistill.audit.pixels import class_chips
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData
+from rsdistill.datasets.real_chips import class_chips
 from rsdistill.distilled import DistilledSet
-from rsdistill.evaluation.agreement import AGREEMENT_CHIPS, chip_spectra, class_agreement, index_distance, index_values
-from rsdistill.indices import available, get_index, index_bands
+from rsdistill.evaluation.leakage import aligned
+from rsdistill.evaluation.spectral import AGREEMENT_CHIPS, chip_spectra, class_agreement, index_distance, index_values
+from rsdistill.imaging.spectral_indices import available, get_index, index_bands
+from rsdistill.report.plots import WIDTH, plain_frame, set_style
 from rsdistill.report.sheets import shown_labels
-from rsdistill.report.style import WIDTH, plain_frame, set_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def index_histograms(
     Args:
         data: The dataset that the set was made from; up to 64 training chips a class are read.
         tiles: The distilled set.
-        name: One of :func:`rsdistill.indices.list_indices`.
+        name: One of :func:`rsdistill.imaging.spectral_indices.list_indices`.
         classes: Keys of the classes to show; None for all that the set has.
 
     Raises:

@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 
 from rsdistill.classes import ClassInfo
 from rsdistill.errors import OptionError, PolicyError, UnknownNameError, suggestion
-from rsdistill.options import parse_options, plain
-from rsdistill.provenance import digest
 from rsdistill.sensitive.resolved import Action, Decision, ResolvedPolicy, resolved
 from rsdistill.sensitive.taxonomy import NO_SECTOR, Taxonomy, load_taxonomy
-from rsdistill.sensitive.yamlfile import YamlFile, read_yaml
+from rsdistill.utils.io import YamlFile, read_yaml
+from rsdistill.utils.options import parse_options, plain
+from rsdistill.utils.provenance import digest
 
 ANY = "any"
 """Name that makes a policy fit every dataset."""

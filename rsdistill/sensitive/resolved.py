@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from rsdistill.classes import ClassInfo, readable
 from rsdistill.errors import PolicyError
-from rsdistill.sensitive.scrub import find_terms
+from rsdistill.sensitive.scrub import find_terms, number_forms
 from rsdistill.sensitive.taxonomy import NO_SECTOR
-from rsdistill.sensitive.terms import number_forms
 
 Action = Literal["exclude", "coarsen", "protect", "allow"]
 

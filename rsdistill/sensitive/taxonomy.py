@@ -9,9 +9,9 @@ from importlib import resources
 from typing import Any
 
 from rsdistill.classes import ClassInfo, readable
-from rsdistill.options import parse_options
-from rsdistill.provenance import digest
-from rsdistill.sensitive.yamlfile import parse_yaml
+from rsdistill.utils.io import parse_yaml
+from rsdistill.utils.options import parse_options
+from rsdistill.utils.provenance import digest
 
 NO_SECTOR = "none"
 """What files say of a class that belongs to no sector; a class that nobody assigned has not even that."""

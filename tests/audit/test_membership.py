@@ -8,21 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.planted_scenes import BANDS, CLASSES, NoiseScenes, noise, noise_data, tiles_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_scenes import BANDS, CLASSES, NoiseScenes, noise, noise_data, tiles_of
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from rsdistill.audit import membership as module
 from rsdistill.audit.membership import MembershipOptions, MembershipResult, confidences, membership
-from rsdistill.audit.pixels import Chips
 from rsdistill.audit.roc import Attack
 from rsdistill.bands import get_bands
 from rsdistill.datasets.base import SceneData, SceneView
+from rsdistill.datasets.real_chips import Chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import ArtifactError, AuditError, BandError, OptionError, UnknownNameError
-from rsdistill.provenance import REAL
-from rsdistill.training import TrainerOptions
+from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.provenance import REAL
 
 QUIET = TrainerOptions(accelerator="cpu", progress=False)
 RECIPE = {"steps": 40, "batch": 32, "size": 8, "student_options": {"blocks": 1, "width": 16}, "lr": 1e-2}

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from rsdistill.captions import class_prompts
-from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
-from rsdistill.diffusion.denoising_options import ConsistencyOptions, DenoisingOptions, WatchOptions
+from rsdistill.diffusion.denoising import DenoisingModule, DenoisingOptions, train_denoiser
 from rsdistill.diffusion.model import DiffusionModel
-from rsdistill.diffusion.teacher import LatentTeacher
+from rsdistill.diffusion.monitoring import WatchOptions
+from rsdistill.diffusion.teacher import ConsistencyOptions, LatentTeacher
 from rsdistill.errors import OptionError
-from rsdistill.training_log import training_log
+from rsdistill.training.callbacks import training_log
 
 OPTIONS = DenoisingOptions(steps=4, batch=6, watch=WatchOptions(validation=0), consistency=ConsistencyOptions(0.1))
 

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 
 from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, _of_class, find_prototypes, pooled_features
 from rsdistill.errors import ArtifactError, DatasetError
-from rsdistill.training import derived_seed
+from rsdistill.training.trainer import derived_seed
 
 IPC = 3
 

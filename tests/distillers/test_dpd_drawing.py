@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsdistill.diffusion import drawing
+from rsdistill.diffusion import sampling as drawing
 from rsdistill.diffusion.sampling import SamplingOptions
 from rsdistill.distillers import create_distiller
 from rsdistill.errors import ArtifactError

@@ -13,9 +13,8 @@ from rsdistill.bands import get_bands, parse_bands
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, SceneSource
 from rsdistill.datasets.synthetic import built, rural
-from rsdistill.datasets.synthetic.canvas import EXTENT, Attributes, Canvas, Scene
+from rsdistill.datasets.synthetic.canvas import EXTENT, Attributes, Canvas, Scene, band_responses
 from rsdistill.datasets.synthetic.sensor import Light, add_noise, reflectance, to_units
-from rsdistill.datasets.synthetic.spectra import band_responses
 from rsdistill.errors import ChipError, OptionError, UnknownNameError
 from rsdistill.sensitive.taxonomy import load_taxonomy
 

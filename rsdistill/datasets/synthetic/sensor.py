@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet
-from rsdistill.datasets.synthetic.canvas import Array, Canvas
-from rsdistill.datasets.synthetic.spectra import MATERIALS, band_responses, vapour_depths
+from rsdistill.datasets.synthetic.canvas import MATERIALS, Array, Canvas, band_responses, vapour_depths
 
 # A physical range wider than this is no reflectance: the values are plain digital numbers.
 _CALIBRATED_SPAN = 10.0

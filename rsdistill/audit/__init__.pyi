@@ -1,0 +1,6 @@
+from .audit_report import AuditReport as AuditReport
+from .audit_report import TileFinding as TileFinding
+from .auditor import Auditor as Auditor
+from .auditor import apply as apply
+from .auditor import audit as audit
+from .options import AuditOptions as AuditOptions

@@ -1,0 +1,1 @@
+"""Pixels and spectra, whatever they are for: sizes, normalisation, composites, indices, similarity."""

@@ -1,0 +1,1 @@
+"""Networks that students, teachers, matching networks and detectors share."""

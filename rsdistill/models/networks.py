@@ -1,0 +1,103 @@
+"""Students: the classifiers that are trained on a distilled set to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from rsdistill.errors import OptionError
+from rsdistill.registry import Registry
+
+# The classifier of the ConvNet sees this many pixels a side, whatever the size of the chip.
+_GRID = 4
+
+
+def convnet(bands: int, classes: int, size: int = 32, blocks: int = 3, width: int = 64) -> nn.Module:
+    """Build the plain ConvNet that dataset distillation is usually judged by.
+
+    Args:
+        bands: Number of input bands.
+        classes: Number of classes.
+        size: Side of the training chips, pixels.
+        blocks: Number of blocks; each halves the chip.
+        width: Channels of every block.
+
+    Returns:
+        Module from (N, bands, H, W) to logits (N, classes), for chips of any size.
+
+    Raises:
+        OptionError: If the chips are too small for so many blocks.
+    """
+    if blocks < 1 or width < 1 or size < 2**blocks:
+        raise OptionError(
+            f"convnet: {blocks} block(s) of width {width} do not fit chips of {size} px; "
+            f"every block halves the chip, so choose fewer blocks or larger chips"
+        )
+    layers: list[nn.Module] = []
+    for block in range(blocks):
+        layers += [
+            nn.Conv2d(bands if block == 0 else width, width, 3, padding=1),
+            # One group a channel keeps each band's contrast, whatever its brightness.
+            nn.GroupNorm(width, width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
+    head = [nn.AdaptiveAvgPool2d(_GRID), nn.Flatten(), nn.Linear(width * _GRID**2, classes)]
+    return nn.Sequential(*layers, *head)
+
+
+STUDENTS: Registry[nn.Module] = Registry("student", "rsdistill.models.networks")
+
+# What the data decides, not the user.
+_GIVEN = ("bands", "classes", "size")
+# Chips up to this size lose too much in a stem made for 224 px.
+_SMALL = 64
+
+
+STUDENTS.register(
+    "convnet",
+    summary="plain blocks of convolution, group normalisation, ReLU and average pooling; the small yardstick",
+    source="Gidaris and Komodakis, 2018; usual in dataset distillation",
+)(convnet)
+
+
+@STUDENTS.register(
+    "resnet18",
+    summary="18-layer residual network with a stem for any number of bands",
+    source="He et al., Deep residual learning for image recognition, 2016",
+)
+def resnet18(bands: int, classes: int, size: int = 32) -> nn.Module:
+    """Build torchvision's ResNet18 from scratch, for any number of bands.
+
+    Args:
+        bands: Number of input bands.
+        classes: Number of classes.
+        size: Side of the training chips, pixels; up to 64 the stem neither strides nor pools.
+
+    Returns:
+        Module from (N, bands, H, W) to logits (N, classes), for chips of any size.
+    """
+    from torchvision.models import resnet18 as build
+
+    network: nn.Module = build(weights=None, num_classes=classes)
+    if size <= _SMALL:
+        network.conv1 = nn.Conv2d(bands, 64, 3, stride=1, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    else:
+        network.conv1 = nn.Conv2d(bands, 64, 7, stride=2, padding=3, bias=False)
+    return network
+
+
+def check_student(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown student, and options that it does not have or that the data decides.
+
+    Raises:
+        UnknownNameError: If the student or an option is unknown.
+        OptionError: If a value has the wrong type, or an option is one of bands, classes and size.
+    """
+    STUDENTS.parse(name, options)
+    given = [option for option in options if option in _GIVEN]
+    if given:
+        raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out")

@@ -1,0 +1,1 @@
+"""What every room uses: typed options, provenance, files that are complete or absent, clustering."""

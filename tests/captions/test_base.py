@@ -1,0 +1,33 @@
+"""Captions under a policy: excluded terms and places are gone, and every chip keeps words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rsdistill.captions import Captions
+from rsdistill.captions.base import scrub_captions
+
+PROMPTS = ["A satellite image of beach", "A satellite image of forest"]
+
+
+def test_what_is_excluded_goes_and_every_chip_keeps_words():
+    texts = (("A beach beside a harbour",), ("Harbours.", "A green forest near Lake Tahoe"), ("harbour",))
+    captions = Captions(texts, "train", "file", figures={"described": 3})
+    clean = scrub_captions(captions, np.array([0, 1, 1]), PROMPTS, ["harbour"])
+    said = " ".join(text for sentences in clean.texts for text in sentences).lower()
+    assert "harbour" not in said and "tahoe" not in said
+    assert clean.texts[0][0].startswith("A beach") and any("green forest" in text for text in clean.texts[1])
+    assert all(clean.texts) and clean.figures["described"] == 3
+    assert clean.figures["scrubbed"] == 4 and len(clean) == 3
+
+
+def test_a_chip_without_words_gets_its_class_prompt():
+    captions = Captions((("48.8566, 2.3522",), ("A green forest",)), "train", "file")
+    clean = scrub_captions(captions, np.array([0, 1]), PROMPTS)
+    assert clean.texts == ((PROMPTS[0],), ("A green forest",))
+    assert clean.figures == {"scrubbed": 1, "emptied": 1}
+
+
+def test_names_of_classes_that_stay_are_kept():
+    captions = Captions((("An airport road by the car port",),), "train", "file")
+    assert scrub_captions(captions, np.array([0]), PROMPTS, ["port"], ["car port"]).texts == captions.texts
