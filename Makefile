@@ -7,6 +7,8 @@ WORKERS ?= 2
 MARKS   ?= not slow
 PYTEST  ?=
 DEMO    ?= configs/quickstart.yaml
+# Versions known to work. Empty, as in `make install-dev CONSTRAINTS=`, takes the newest of everything.
+CONSTRAINTS ?= constraints.txt
 
 BIN    := $(VENV)/bin
 USABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -16,7 +18,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports notebooks install install-dev clean distclean
+.PHONY: help demo test check lint types imports notebooks install install-dev constraints clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -44,7 +46,17 @@ notebooks: $(VENV)/.dev ## Run every notebook from top to bottom
 	if [ $$# -eq 0 ]; then echo "no notebooks"; else $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 "$$@"; fi
 
 install: $(VENV)/.run ## Install the package into $(VENV)
-install-dev: $(VENV)/.dev ## Install the package and what its developers use
+install-dev: $(VENV)/.dev ## Install the package and what its developers use; CONSTRAINTS= takes the newest versions
+
+constraints: $(VENV)/.dev ## Write constraints.txt anew from $(VENV), once all tests pass there
+	@# The oldest Python: what was released for it exists for later ones too, but for torchgeo, which they have newer.
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "constraints.txt is written from Python 3.11" >&2; exit 2; }
+	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable >$(VENV)/.freeze
+	@# What torch brings for one kind of machine, and what installs packages, is left free.
+	{ sed -n '/^#/p' constraints.txt; sed -E -e '/^(nvidia-|cuda-|triton|intel-|pip==|uv==|setuptools==|wheel==)/d' -e '/ @ /d' \
+	  -e 's/\+[[:alnum:].]+$$//' -e 's/^torchgeo==.*/& ; python_version < "3.12"/' $(VENV)/.freeze; } >$(VENV)/.constraints
+	mv $(VENV)/.constraints constraints.txt
+	@touch $(VENV)/.run $(VENV)/.dev
 
 clean: ## Remove caches and build products; runs and the environment stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -53,17 +65,28 @@ clean: ## Remove caches and build products; runs and the environment stay
 distclean: clean ## Remove the environment too
 	rm -rf $(VENV)
 
-# Stamps, so that a second call starts at once; a changed pyproject.toml installs anew.
-$(VENV)/.run: pyproject.toml | $(BIN)/uv
+# Stamps, so that a second call starts at once; a changed pyproject.toml or constraints.txt installs anew.
+$(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(BIN)/uv
 	$(call install,.)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/uv
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/uv
 	$(call install,.[dev])
 	@touch $(VENV)/.run $@
 
+ifeq ($(CONSTRAINTS),)
+# The newest versions are looked for each time.
+.PHONY: $(VENV)/.run $(VENV)/.dev
+newest = $(call with,--upgrade,--upgrade --upgrade-strategy eager,$(1))
+install = $(newest)
+else
+newest = $(call with,,,$(1))
+install = { $(call with,-c $(CONSTRAINTS),-c $(CONSTRAINTS),$(1)); } || { \
+	  echo "the versions of $(CONSTRAINTS) cannot be had here: going on without them" >&2; $(newest); }
+endif
+
 # uv takes seconds where pip takes minutes. It does not read pip's settings, so where it fails pip has its turn.
-install = $(BIN)/uv pip install --python $(BIN)/python -e '$(1)' || $(BIN)/python -m pip install -e '$(1)'
+with = $(BIN)/uv pip install --python $(BIN)/python $(1) -e '$(3)' || $(BIN)/python -m pip install $(2) -e '$(3)'
 
 $(BIN)/uv: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet uv

@@ -87,6 +87,17 @@ def test_torch_is_never_held_at_the_version_without_torchvision():
     assert not re.search(r"<|==|~", requirements()["torch"])
 
 
+def test_constraints_hold_a_fitting_version_of_every_dependency():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    listed = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {canonicalize_name(r.name): re.fullmatch(r"==([\w.]+)", str(r.specifier)) for r in listed}
+    assert len(versions) == len(listed) and all(versions.values()) and not any(r.url for r in listed)
+    assert not [name for name in versions if name.startswith(("nvidia-", "cuda-"))], "of one kind of machine"
+    for name, bound in {**requirements(), **requirements("dev")}.items():
+        assert versions[name][1] in SpecifierSet(bound), f"{name} {versions[name][1]}: write constraints.txt anew"
+    assert versions["torch"][1] != "2.13.0"
+
+
 @pytest.mark.parametrize(("folder", "extras"), [("rsdistill", ["offline"]), ("tests", ["offline", "dev"])])
 def test_every_import_is_declared(folder, extras):
     declared = set(requirements()) | set(requirements(*extras))
