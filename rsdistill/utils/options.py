@@ -46,7 +46,9 @@ class TrainerOptions:
 def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass of options from a mapping.
 
-    Fields that are dataclasses themselves are built from nested mappings.
+    Fields that are dataclasses themselves are built from nested mappings. The dataclass may have a class variable
+    ``RENAMED``, a mapping from old names of options to the new ones or, for options that are gone, to the reason
+    in words; old names are then answered with it.
 
     Args:
         kind: The dataclass.
@@ -55,11 +57,12 @@ def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> 
 
     Raises:
         UnknownNameError: If a name is no field; it names the nearest one.
-        OptionError: If a value has the wrong type, is out of range or is missing.
+        OptionError: If a value has the wrong type, is out of range or is missing, or a name is an old one.
     """
     _require_mapping(values, where)
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    _refuse_renamed(values, kind, names, where)
     _refuse_unknown(values, names, where)
     parsed: dict[str, Any] = {}
     for name, value in values.items():
@@ -74,7 +77,7 @@ def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], wher
     """Check keyword arguments for a plug-in's constructor against its signature and types.
 
     Args:
-        factory: The class or function.
+        factory: The class or function; its ``RENAMED``, if it has one, is used as in :func:`parse_options`.
         values: Argument names to values.
         where: What they are options of, for messages.
 
@@ -83,12 +86,13 @@ def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], wher
 
     Raises:
         UnknownNameError: If a name is no argument; it names the nearest one.
-        OptionError: If a value has the wrong type or is out of range.
+        OptionError: If a value has the wrong type or is out of range, or a name is an old one.
     """
     _require_mapping(values, where)
     target = factory.__init__ if inspect.isclass(factory) else factory
     hints = typing.get_type_hints(target, include_extras=True)
     parameters = inspect.signature(factory).parameters
+    _refuse_renamed(values, factory, list(parameters), where)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         _refuse_unknown(values, list(parameters), where)
     return {
@@ -126,6 +130,17 @@ def _parse_value(hint: Any, value: Any, where: str) -> Any:
 def _require_mapping(values: Any, where: str) -> None:
     if not isinstance(values, Mapping):
         raise OptionError(f"option {where or 'config'} must be a group of options, not {values!r}")
+
+
+def _refuse_renamed(values: Mapping[str, Any], kind: Any, names: list[str], where: str) -> None:
+    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    for name in values:
+        if name not in renamed or name in names:
+            continue
+        answer, option = renamed[name], _join(where, name)
+        if " " in answer:
+            raise OptionError(f"option {option} was removed: {answer}; leave it out")
+        raise OptionError(f"option {option} is now {answer}; rename it")
 
 
 def _refuse_unknown(values: Mapping[str, Any], names: list[str], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -160,3 +160,39 @@ def test_method_options_are_checked_at_every_depth():
         create_distiller("dpd", candidates=0)
     with pytest.raises(UnknownNameError, match="unknown distiller 'kmean': did you mean 'kmeans'"):
         create_distiller("kmean")
+
+
+@dataclass(frozen=True)
+class Renewed:
+    RENAMED: ClassVar[dict[str, str]] = {"max_laps": "max_epochs", "heat": "nothing measured gained by it"}
+    max_epochs: float = 1.0
+
+
+class RenewedPlugin:
+    RENAMED: ClassVar[dict[str, str]] = {"cells": "grid_size"}
+
+    def __init__(self, grid_size: int = 8, training: Renewed = Renewed()) -> None:
+        self.grid_size, self.training = grid_size, training
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cells": 2}, "option distill.options.cells is now grid_size; rename it"),
+        ({"training": {"max_laps": 2}}, "option distill.options.training.max_laps is now max_epochs; rename it"),
+        (
+            {"training": {"heat": 2}},
+            "option distill.options.training.heat was removed: nothing measured gained by it; leave it out",
+        ),
+    ],
+)
+def test_old_names_are_answered_with_the_new_ones(values, message):
+    with pytest.raises(OptionError) as caught:
+        parse_arguments(RenewedPlugin, values, "distill.options")
+    assert str(caught.value) == message
+
+
+def test_new_names_pass_and_unknown_ones_still_name_the_nearest():
+    assert parse_options(Renewed, {"max_epochs": 2}) == Renewed(2.0)
+    with pytest.raises(UnknownNameError, match="did you mean 'max_epochs'"):
+        parse_options(Renewed, {"max_epoch": 2})
