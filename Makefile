@@ -7,6 +7,8 @@ WORKERS ?= 2
 MARKS   ?= not slow
 PYTEST  ?=
 DEMO    ?= configs/quickstart.yaml
+# The share of the package's lines that the tests run is printed after them; COV= leaves it out, which is faster.
+COV     ?= --cov=rsdistill --cov-report=
 # Versions known to work. Empty, as in `make install-dev CONSTRAINTS=`, takes the newest of everything.
 CONSTRAINTS ?= constraints.txt
 
@@ -15,6 +17,8 @@ USABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 # Nothing is fetched after installation, by any library.
 export HF_HUB_OFFLINE := 1
+# Each environment has its own, so that two of them may run tests at a time.
+export COVERAGE_FILE := $(abspath $(VENV))/.coverage
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -27,7 +31,8 @@ demo: $(VENV)/.run ## Make, judge and export a small distilled set from rendered
 	$(BIN)/rsdistill run $(DEMO)
 
 test: $(VENV)/.dev ## Run the tests; MARKS=slow the slow ones, PYTEST='-k name' fewer; RSDISTILL_TEST_DATA adds real imagery
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '$(MARKS)' $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '$(MARKS)' $(COV) $(PYTEST)
+	@$(if $(COV),echo "lines of rsdistill that these tests ran: $$($(BIN)/python -m coverage report --format=total) %")
 
 check: lint types imports test ## All that a change must pass, short of the notebooks and the demo
 

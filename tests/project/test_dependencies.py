@@ -22,10 +22,11 @@ CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface
 # Looked up on conda-forge under their own name; a new dependency is looked up before it joins either list.
 ON_CONDA_FORGE = set(
     """
-    diffusers geopandas h5netcdf h5py hypothesis import-linter jinja2 joblib jsonschema jupytext lazy-loader lightning
-    mypy nbmake numpy pandas pandas-stubs peft pillow pre-commit py-rattler py-rattler-build pyarrow pydantic pyogrio pyproj
-    pystac pytest pytest-timeout pytest-xdist pyyaml rasterio rio-cogeo ruff safetensors scikit-learn scipy shapely
-    tokenizers torchgeo torchmetrics torchvision tqdm transformers types-pyyaml types-tqdm xarray zarr
+    diffusers geopandas h5netcdf h5py hypothesis import-linter jinja2 joblib jsonschema jupytext lazy-loader
+    lightning mypy nbmake numpy pandas pandas-stubs peft pillow pre-commit py-rattler py-rattler-build pyarrow
+    pydantic pyogrio pyproj pystac pytest pytest-cov pytest-timeout pytest-xdist pyyaml rasterio rio-cogeo ruff
+    safetensors scikit-learn scipy shapely tokenizers torchgeo torchmetrics torchvision tqdm transformers
+    types-pyyaml types-tqdm xarray zarr
     """.split()
 )
 
