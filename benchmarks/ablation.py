@@ -30,8 +30,9 @@ from rsdistill.imaging.pixels import Normalisation, shrink
 from rsdistill.pipeline.config import load_config, merge_overrides, parse_config
 from rsdistill.pipeline.stages import Run
 from rsdistill.report import contact_sheet
+from rsdistill.utils.io import complete_folder, write_json
 from rsdistill.utils.options import plain
-from rsdistill.utils.provenance import complete_folder, digest, write_json
+from rsdistill.utils.provenance import digest
 
 
 def main() -> None:

@@ -42,7 +42,8 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.evaluation import ergas, index_error, psnr_per_band, spectral_angle
 from rsdistill.imaging.normalisation import Normalisation, to_sensor
 from rsdistill.training.trainer import TrainerOptions
-from rsdistill.utils.provenance import library_versions, write_json
+from rsdistill.utils.io import write_json
+from rsdistill.utils.provenance import library_versions
 
 Chips = NDArray[Any]
 SEEN = ("B02", "B03", "B04", "B08")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
-from rsdistill.errors import ArtifactError, BandError, OptionError, storage_errors
+from rsdistill.errors import ArtifactError, BandError, OptionError
 from rsdistill.imaging.composites import composite_wavelengths, stretch_limits, to_rgb
+from rsdistill.utils.io import complete_file
 from rsdistill.utils.provenance import REAL, SYNTHETIC, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -291,21 +290,13 @@ class DistilledSet:
             raise ArtifactError(f"{path}: a distilled set is saved as .nc or .zarr; change the ending")
         if path.exists() and not overwrite:
             raise ArtifactError(f"{path} exists; choose another name or pass overwrite=True")
-        partial = path.with_name(f".partial-{path.name}")
-        with storage_errors(path):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _remove(partial)
-                dataset = self.to_xarray()
+        dataset = self.to_xarray()
+        with complete_file(path) as partial:
+            if path.suffix == ".nc":
                 compressed = {"image": {"zlib": True, "complevel": 4}}
-                if path.suffix == ".nc":
-                    dataset.to_netcdf(partial, engine="h5netcdf", encoding=compressed)
-                else:
-                    dataset.to_zarr(partial, mode="w", consolidated=False)
-                _remove(path)
-                os.replace(partial, path)
-            finally:
-                _remove(partial)
+                dataset.to_netcdf(partial, engine="h5netcdf", encoding=compressed)
+            else:
+                dataset.to_zarr(partial, mode="w", consolidated=False)
         return path
 
     @classmethod
@@ -388,10 +379,3 @@ def _soft_label(dataset: xr.Dataset, classes: int) -> NDArray[np.float32] | None
     if "soft_index" in dataset:
         return PackedLabels(dataset["soft_index"].values, dataset["soft_weight"].values, classes).unpack()
     return dataset["soft_label"].values if "soft_label" in dataset else None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

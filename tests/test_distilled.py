@@ -14,7 +14,8 @@ from rsdistill.bands import Band, BandSet, get_bands
 from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet, quantise
 from rsdistill.errors import ArtifactError, BandError, OptionError, StorageError
-from rsdistill.utils.provenance import REAL, canonical_json, complete_folder, write_json
+from rsdistill.utils.io import complete_folder, write_json
+from rsdistill.utils.provenance import REAL, canonical_json
 
 CLASSES = (ClassInfo("forest", "forest"), ClassInfo("storagetanks", "storage tanks", "energy"))
 KINDS = {

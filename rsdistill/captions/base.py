@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ArtifactError, ModelError, OptionError, storage_errors
+from rsdistill.errors import ArtifactError, ModelError, OptionError
 from rsdistill.registry import Registry
 from rsdistill.sensitive.scrub import scrub, scrub_identifying
 from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.io import complete_file
 from rsdistill.utils.provenance import digest
 
 SPLITS = ("train", "val")
@@ -99,13 +99,8 @@ class Captions:
         path = Path(path)
         head = {"format": _FORMAT, **self.provenance()}
         lines = [head, *({"chip": i, "text": list(sentences)} for i, sentences in enumerate(self.texts))]
-        partial = path.with_name(path.name + ".partial")
-        with storage_errors(path):
-            try:
-                partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with complete_file(path) as partial:
+            partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
         return path
 
     @classmethod

@@ -19,7 +19,7 @@ from rsdistill.errors import ArtifactError
 from rsdistill.imaging.normalisation import sample_positions, valid_pixels
 from rsdistill.registry import Registry
 from rsdistill.training.trainer import TrainerOptions
-from rsdistill.utils.provenance import complete_folder, write_json
+from rsdistill.utils.io import complete_folder, write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from rsdistill.codecs.base import Codec
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError, OptionError
-from rsdistill.utils.provenance import complete_folder
+from rsdistill.utils.io import complete_folder
 
 if TYPE_CHECKING:
     import xarray as xr

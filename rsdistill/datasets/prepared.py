@@ -19,7 +19,7 @@ from rsdistill.datasets.integrity import BAR_DELAY, workers
 from rsdistill.datasets.splits import class_digests
 from rsdistill.errors import ArtifactError, DatasetError, storage_errors
 from rsdistill.sensitive.resolved import PolicyRecord
-from rsdistill.utils.provenance import write_json
+from rsdistill.utils.io import write_json
 
 PERCENTILES = (0.5, 99.5)
 # Percentiles come from a regular sample of at most about so many pixels a band.

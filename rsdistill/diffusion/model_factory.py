@@ -20,8 +20,8 @@ from rsdistill.diffusion.model import DiffusionModel, Prediction
 from rsdistill.diffusion.presets import PRESETS, pretrained_source
 from rsdistill.diffusion.text import build_tokenizer
 from rsdistill.errors import ModelError, OptionError
+from rsdistill.utils.io import write_json
 from rsdistill.utils.options import plain
-from rsdistill.utils.provenance import write_json
 
 # How far a codec's scale of latents may be from the pipeline's own.
 _SCALE_TOLERANCE = 1e-3

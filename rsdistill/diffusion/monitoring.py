@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,10 +22,10 @@ from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.parameterization import Draw
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.diffusion.teacher import ConsistencyOptions, LatentTeacher, judge
-from rsdistill.errors import storage_errors
 from rsdistill.imaging.composites import stretch_limits, to_rgb
 from rsdistill.imaging.normalisation import to_sensor
 from rsdistill.training.trainer import derived_seed, step_generator
+from rsdistill.utils.io import complete_file
 
 _STREAM = 22
 # Bounds of the levels of noise that the teacher's accuracy is told for, as shares ᾱ of the signal.
@@ -229,13 +227,5 @@ def _write(path: Path, grid: NDArray[np.uint8], names: Sequence[str], title: str
     axes.set(xticks=[])
     axes.set_title(title, fontsize=9)
     axes.spines[:].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    partial = path.with_name(f".partial-{path.name}")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(buffer.getvalue())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with complete_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from rsdistill.diffusion.model import DiffusionModel
 from rsdistill.diffusion.parameterization import predicted_x0
 from rsdistill.errors import ArtifactError, OptionError, storage_errors
 from rsdistill.training.trainer import TrainerOptions, predict, resolve_device
+from rsdistill.utils.io import complete_file
 
 SchedulerName = Literal["model", "ddim", "dpmsolver++", "ddpm", "pndm"]
 _KINDS: dict[str, Any] = {
@@ -266,7 +266,5 @@ class _Drawing(lightning.LightningModule):
     def predict_step(self, start: int, *_: int) -> None:
         latents = draw(self._model, self._request.part(start, self._options.batch), self._options, progress=False)
         path = _file(self._folder, start)
-        partial = path.with_name(f".partial-{path.name}")
-        with storage_errors(path):
+        with complete_file(path) as partial:
             save_file({_LATENTS: latents.contiguous()}, partial)
-            os.replace(partial, path)

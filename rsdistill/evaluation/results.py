@@ -13,7 +13,7 @@ import numpy as np
 from rsdistill.errors import ArtifactError, storage_errors
 from rsdistill.evaluation.leakage import Leakage
 from rsdistill.evaluation.metrics import Scores
-from rsdistill.utils.provenance import write_json
+from rsdistill.utils.io import write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from rsdistill.bands import NATURAL_COLOUR, Band, BandSet
-from rsdistill.errors import ExportError, storage_errors
+from rsdistill.errors import ExportError
 from rsdistill.export.encoding import Encoding
 from rsdistill.export.metadata import Facts, Tile
+from rsdistill.utils.io import complete_file
 
 _EXTRA_SAMPLES, _SHORT = 338, 3
 _ENTRY, _ENTRY_BYTES = "<HHI", 12
@@ -137,18 +137,14 @@ def write_geotiff(path: Path, pixels: NDArray[Any], tile: Tile, facts: Facts) ->
     if not any(statistics):
         raise ExportError(f"tile {tile.name} has no valid pixel in any band; drop it or make the set again")
     digest = pixel_digest(stored)
-    partial = path.with_name(f".{path.name}.partial")
-    with storage_errors(path):
+    with complete_file(path) as partial:
         try:
             _write(partial, stored, tile, facts, statistics, digest)
             clear_alpha(partial)
             content = partial.read_bytes()
-            os.replace(partial, path)
         # rasterio raises SystemError where GDAL fails to close a file and does not say why.
         except (rasterio.errors.RasterioError, SystemError) as error:
             _raise_storage(error, partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     return Written(hashlib.sha256(content).hexdigest(), len(content), digest, statistics)
 
 

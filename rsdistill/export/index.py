@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsdistill.errors import ExportError, storage_errors
+from rsdistill.errors import ExportError
 from rsdistill.export.georef import REAL_PLACE, footprint
 from rsdistill.export.geotiff import Written
 from rsdistill.export.metadata import GEOPARQUET, INDEX, INDEX_LAYER, Facts, Tile
 from rsdistill.export.qgis_style import footprint_style, to_text
+from rsdistill.utils.io import complete_file
 
 if TYPE_CHECKING:
     import geopandas
@@ -90,16 +90,11 @@ def write_index(folder: Path, frame: geopandas.GeoDataFrame, geoparquet: bool = 
         ExportError: If the GeoPackage cannot be written.
         StorageError: If the folder cannot be written.
     """
-    path, partial = folder / INDEX, folder / f".partial-{INDEX}"
-    with storage_errors(path):
-        try:
-            partial.unlink(missing_ok=True)
-            _write_geopackage(partial, frame)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        if geoparquet:
-            frame.to_parquet(folder / GEOPARQUET, index=False)
+    with complete_file(folder / INDEX) as partial:
+        _write_geopackage(partial, frame)
+    if geoparquet:
+        with complete_file(folder / GEOPARQUET) as partial:
+            frame.to_parquet(partial, index=False)
 
 
 def _write_geopackage(path: Path, frame: geopandas.GeoDataFrame) -> None:

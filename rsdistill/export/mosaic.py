@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 from rsdistill.errors import storage_errors
 from rsdistill.export.geotiff import colour_interpretation
 from rsdistill.export.metadata import ALL, MOSAICS, Facts, Tile
+from rsdistill.utils.io import complete_file
 
 Box = tuple[float, float, float, float]
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
@@ -122,9 +123,8 @@ def _write(
         _add_sources(mask, sources, _MASK, (left, top, pixel))
     ET.indent(root)
     path = folder / MOSAICS / f"{name}.vrt"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with complete_file(path) as partial:
+        partial.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
     return Mosaic(name, title, f"{MOSAICS}/{path.name}", (left, bottom, right, top))
 
 

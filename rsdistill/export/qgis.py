@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 import zipfile
 from collections.abc import Sequence
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from rsdistill.errors import storage_errors
 from rsdistill.export.georef import ENGINEERING, ENGINEERING_NAME, REAL_PLACE
 from rsdistill.export.metadata import ALL, INDEX, INDEX_LAYER, PROJECT, Facts, Tile
 from rsdistill.export.mosaic import Mosaic, needs_mask
 from rsdistill.export.qgis_style import QGIS_VERSION, Composite, add_footprint_style, add_raster_pipe, to_text
+from rsdistill.utils.io import complete_file
 
 Box = tuple[float, float, float, float]
 
@@ -163,17 +162,11 @@ def write_project(
     Raises:
         StorageError: If the folder cannot be written.
     """
-    path, partial = folder / PROJECT, folder / f".{PROJECT}.partial"
     text = to_text(_project(tiles, facts, mosaics, composites))
-    with storage_errors(path):
-        try:
-            with zipfile.ZipFile(partial, "w") as archive:
-                entry = zipfile.ZipInfo(PROJECT_FILE, _ZIP_TIME)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, text)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with complete_file(folder / PROJECT) as partial, zipfile.ZipFile(partial, "w") as archive:
+        entry = zipfile.ZipInfo(PROJECT_FILE, _ZIP_TIME)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, text)
 
 
 def _project(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rsdistill.bands import Band
-from rsdistill.errors import storage_errors
 from rsdistill.export.georef import ENGINEERING, footprint
 from rsdistill.export.geotiff import Written
 from rsdistill.export.metadata import INDEX, MANIFEST, README, STAC, Facts, Tile, file_safe
 from rsdistill.export.stac_schemas import EO, FILE, MLM, PROCESSING, PROJECTION, RASTER
-from rsdistill.utils.provenance import package_version, write_json
+from rsdistill.utils.io import complete_file, write_json
+from rsdistill.utils.provenance import package_version
 
 VERSION = "1.1.0"
 CATALOG, COLLECTION, GENERATOR = "catalog.json", "collection.json", "generator.json"
@@ -56,11 +55,8 @@ def write_item(folder: Path, tile: Tile, facts: Facts, written: Written, created
     Raises:
         StorageError: If the folder cannot be written.
     """
-    path = folder / item_path(tile)
-    with storage_errors(path):
-        partial = path.with_name(f".{path.name}.partial")
+    with complete_file(folder / item_path(tile)) as partial:
         partial.write_text(json.dumps(tile_item(tile, facts, written, created), ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
 
 
 def write_catalog(folder: Path, tiles: Sequence[Tile], facts: Facts, created: str) -> None:

@@ -32,9 +32,8 @@ from rsdistill.export.qgis import PROJECT_FILE
 from rsdistill.export.stac import CATALOG, COLLECTION, GENERATOR, ITEMS
 from rsdistill.export.stac_schemas import check_stac
 from rsdistill.export.tile_validation import Expected, Fault, check_tile, read_expected
+from rsdistill.utils.io import PARTIAL
 from rsdistill.utils.provenance import file_digest
-
-_TEMPORARY = ".partial"
 
 
 def check_files(folder: Path, expected: Expected) -> Iterator[Fault]:
@@ -55,7 +54,7 @@ def check_files(folder: Path, expected: Expected) -> Iterator[Fault]:
     listed = {listing["path"] for listing in expected.tiles}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.name.endswith(_TEMPORARY) or path.name.startswith(_TEMPORARY):
+        if path.name.startswith(PARTIAL):
             yield Fault(name, "is left over from a write that was cut off")
         elif name.startswith(f"{TILES}/") and path.suffix.lower() in (".tif", ".tiff") and name not in listed:
             yield Fault(name, "is an extra tile that the manifest does not list")

@@ -27,7 +27,8 @@ from rsdistill.export.qgis import write_project
 from rsdistill.export.qgis_style import Composite, choose_composites, raster_style, to_text
 from rsdistill.export.release import BlockedTilesWarning, Gate, citation_text, pass_gate, readme_text
 from rsdistill.export.stac import item_path, write_catalog, write_item
-from rsdistill.utils.provenance import digest, file_digest, write_json
+from rsdistill.utils.io import PARTIAL, write_json
+from rsdistill.utils.provenance import digest, file_digest
 
 _STATE = ".export.json"
 # A batch is what a worker is sent at once: enough to hide the cost of sending, little enough to hold twice.
@@ -147,7 +148,7 @@ def _open_staging(staging: Path, key: str, resume: bool) -> str:
     if resume and state.exists():
         begun = json.loads(state.read_text(encoding="utf-8"))
         if begun["key"] == key:
-            for leftover in staging.rglob(".*.partial"):
+            for leftover in staging.rglob(PARTIAL + "*"):
                 leftover.unlink()
             return str(begun["created"])
     if staging.exists():

@@ -15,6 +15,7 @@ from pydantic import Field
 from rsdistill.audit.options import AuditOptions
 from rsdistill.errors import OptionError
 from rsdistill.screen.base import ScreenOptions
+from rsdistill.utils.io import YamlKind, read_yaml
 from rsdistill.utils.options import TrainerOptions, parse_options
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _PLUGIN_NAMES = ("data.name", "captions.name", "codec.name", "distill.method")
 _NAME = re.compile(r"[\w][\w.-]*")
+_FILE = YamlKind(
+    "config", OptionError, "name a YAML file such as configs/quickstart.yaml", "groups of options such as 'data:'"
+)
 
 
 @dataclass(frozen=True)
@@ -300,15 +304,4 @@ def _scalar(text: str) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OptionError(f"config {path} does not exist; name a YAML file such as configs/quickstart.yaml") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"config {path} cannot be read ({error}); name a YAML file") from error
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise OptionError(f"config {path} is not valid YAML (line {line}); mend it") from error
-    if not isinstance(values, dict):
-        raise OptionError(f"config {path} must hold groups of options such as 'data:'")
-    return values
+    return read_yaml(path, _FILE).values

@@ -16,8 +16,9 @@ import yaml
 
 from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
 from rsdistill.pipeline.config import RunConfig
+from rsdistill.utils.io import write_json
 from rsdistill.utils.options import plain
-from rsdistill.utils.provenance import digest, library_versions, package_version, write_json
+from rsdistill.utils.provenance import digest, library_versions, package_version
 
 RECORD = "stage.json"
 _WORK = ".work"

@@ -34,8 +34,8 @@ from rsdistill.sensitive.resolved import ResolvedPolicy
 from rsdistill.sensitive.scrub import find_terms, scrub
 from rsdistill.training.callbacks import LOG, training_log
 from rsdistill.training.trainer import resolve_device
+from rsdistill.utils.io import complete_folder, write_json
 from rsdistill.utils.options import plain
-from rsdistill.utils.provenance import complete_folder, write_json
 
 AUDIT, PAGE, SET = "audit.json", "audit.html", "distilled.nc"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
-from rsdistill.errors import StorageError, storage_errors
+from rsdistill.errors import StorageError
 from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.evaluation.spectral import AGREEMENT_CHIPS
@@ -27,6 +26,7 @@ from rsdistill.report.plots import accuracy_against_leakage, training_curves
 from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
 from rsdistill.training.callbacks import Curve
+from rsdistill.utils.io import complete_file
 from rsdistill.utils.options import plain
 
 if TYPE_CHECKING:
@@ -214,14 +214,8 @@ def write_page(path: Path, page: str) -> None:
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder; name a file in it, such as {path / 'report.html'}")
-    partial = path.with_name(f".partial-{path.name}")
-    with storage_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(page, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with complete_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _sizes(data: SceneData, tiles: DistilledSet) -> dict[str, float]:

@@ -15,7 +15,7 @@ from rsdistill.classes import ClassInfo
 from rsdistill.errors import OptionError, PolicyError, UnknownNameError, suggestion
 from rsdistill.sensitive.resolved import Action, Decision, ResolvedPolicy, resolved
 from rsdistill.sensitive.taxonomy import NO_SECTOR, Taxonomy, load_taxonomy
-from rsdistill.utils.io import YamlFile, read_yaml
+from rsdistill.utils.io import YamlFile, YamlKind, read_yaml
 from rsdistill.utils.options import parse_options, plain
 from rsdistill.utils.provenance import digest
 
@@ -27,6 +27,12 @@ _ACTIONS: tuple[str, ...] = get_args(Action)
 _KINDS: tuple[Kind, ...] = ("class", "pattern", "sector")
 # More known names than this only hide the nearest one.
 _LISTED = 50
+FILE = YamlKind(
+    "policy",
+    PolicyError,
+    "'rsdistill policy init DATASET' writes one",
+    "'dataset:' and 'rules:'; see 'rsdistill policy init'",
+)
 _RULE_KEYS = (*_KINDS, "action", "into", "reason")
 
 
@@ -102,7 +108,7 @@ class Policy:
             PolicyError: If it is missing, misspelt or names an unknown class or sector; the message
                 names the rule, its line and the nearest valid name.
         """
-        return cls.parse(read_yaml(Path(path)), str(path))
+        return cls.parse(read_yaml(Path(path), FILE), str(path))
 
     @classmethod
     def parse(cls, file: YamlFile, path: str) -> Policy:

@@ -9,7 +9,8 @@ from importlib import resources
 from typing import Any
 
 from rsdistill.classes import ClassInfo, readable
-from rsdistill.utils.io import parse_yaml
+from rsdistill.errors import OptionError
+from rsdistill.utils.io import YamlKind, parse_yaml
 from rsdistill.utils.options import parse_options
 from rsdistill.utils.provenance import digest
 
@@ -17,6 +18,7 @@ NO_SECTOR = "none"
 """What files say of a class that belongs to no sector; a class that nobody assigned has not even that."""
 
 _FILE, _FORMAT = "taxonomy.yaml", "rsdistill-taxonomy/1"
+_KIND = YamlKind("taxonomy", OptionError, "install the package again", "'sectors:' and 'datasets:'")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Taxonomy:
 def load_taxonomy() -> Taxonomy:
     """The taxonomy that comes with the package."""
     text = (resources.files(__package__) / _FILE).read_text(encoding="utf-8")
-    return parse_taxonomy(parse_yaml(text, _FILE).values)
+    return parse_taxonomy(parse_yaml(text, _FILE, _KIND).values)
 
 
 def parse_taxonomy(values: Mapping[str, Any]) -> Taxonomy:

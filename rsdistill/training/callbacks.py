@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ import lightning
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
-from rsdistill.errors import ArtifactError, storage_errors
+from rsdistill.errors import ArtifactError
+from rsdistill.utils.io import complete_file
 
 # Where a checkpoint says how many parts of a batch make a step.
 PARTS = "rsdistill_parts"
@@ -125,17 +126,11 @@ class AtomicCheckpoint(AfterSteps):
         self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:
-        partial = self._path.with_name("partial.ckpt")
-        try:
-            with storage_errors(self._path):
-                if trainer.logger is not None:
-                    trainer.logger.save()
-                trainer.save_checkpoint(partial)
-                if trainer.is_global_zero:
-                    os.replace(partial, self._path)
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
+        # All processes take part, the first one writes.
+        with complete_file(self._path) if trainer.is_global_zero else nullcontext(self._path) as path:
+            if trainer.logger is not None:
+                trainer.logger.save()
+            trainer.save_checkpoint(path)
         self._last = time.monotonic()
 
 

@@ -200,7 +200,7 @@ FAULTS = {
         "leads nowhere",
     ),
     "edited readme": (lambda f: edit_text(f / "README.txt", "NON-COMMERCIAL", "any"), "README.txt", "non-commercial"),
-    "left over": (lambda f: (f / "tiles/river/.x.tif.partial").touch(), "tiles/river/.x.tif.partial", "cut off"),
+    "left over": (lambda f: (f / "tiles/river/.partial-x.tif").touch(), "tiles/river/.partial-x.tif", "cut off"),
 }
 
 

@@ -145,7 +145,7 @@ def test_a_killed_export_is_resumed_to_the_same_tiles(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not target.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in staging.rglob("river_*.tif")}
-    (staging / "tiles/river/.river_000.tif.partial").touch()
+    (staging / "tiles/river/.partial-river_000.tif").touch()
     tiles = make_set(150, size=(64, 64))
     export_tiles(tiles, target, resume=True, progress=False)
     assert not staging.exists()
