@@ -2,7 +2,7 @@
 
     python benchmarks/captions.py                  the table in docs/results.md
     python benchmarks/captions.py --steps 100      a quick look
-    python benchmarks/captions.py --text-scale 3   another strength of the words, with the same models
+    python benchmarks/captions.py --guidance-scale 3   another strength of the words, with the same models
 
 SyntheticScenes knows what is true of each chip. Sentences made of that go into a CSV file, the captioner
 `file` reads them, and DPD is trained with them and with class prompts alone: same chips, codec, seeds and
@@ -97,7 +97,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1600, help="training steps of each model")
     parser.add_argument("--training", type=json.loads, default={"batch": 32}, help="further training options, JSON")
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--text-scale", type=float, default=2.0, help="classifier-free guidance")
+    parser.add_argument("--guidance-scale", type=float, default=2.0, help="classifier-free guidance")
     parser.add_argument("--sampling-steps", type=int, default=15, help="steps of DPM-Solver++")
     parser.add_argument("--tiles", type=int, default=160, help="tiles a class, values asked for in turn")
     parser.add_argument("--judge-chips", type=int, default=3000, help="chips a class that the judge learns from")
@@ -176,7 +176,7 @@ def drawn(
     log: Callable[[str], None],
 ) -> NDArray[np.float32]:
     """Tiles (n, B, H, W) of a model trained with these captions, one for each request."""
-    training = {"steps": options.steps, "max_laps": None, **options.training}
+    training = {"steps": options.steps, "max_epochs": None, **options.training}
     method = create_distiller("dpd", preset=options.preset, training=training, seed=options.seed)
     method.attach(data, latents, captions)
     kind = "template" if captions is None else "captions"
@@ -188,14 +188,14 @@ def drawn(
         method.fit_stage("train", folder / "unfinished", QUIET)
         method.save_stage("train", folder / "model")
     log(f"model trained by {kind}: {folder}")
-    kept = folder / f"tiles-{options.tiles}-{options.text_scale:g}-{options.sampling_steps}.npy"
+    kept = folder / f"tiles-{options.tiles}-{options.guidance_scale:g}-{options.sampling_steps}.npy"
     if kept.exists():
         return np.load(kept)
     asked = requests(options.tiles)
     told = [TEMPLATE.format(name=key) if captions is None else caption(key, values) for key, values in asked]
     seeds = [derived_seed(options.seed, number) for number in range(len(asked))]
     sampling = SamplingOptions(
-        options.sampling_steps, options.text_scale, scheduler="dpmsolver++", guidance=GuidanceOptions(scale=0.0)
+        options.sampling_steps, options.guidance_scale, scheduler="dpmsolver++", guidance=GuidanceOptions(scale=0.0)
     )
     found = sample(method.model_, told, seeds, None, sampling, progress=False)
     tiles = np.concatenate([to_sensor(latents.codec.decode(part), data.bands) for part in found.split(64)])

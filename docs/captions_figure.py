@@ -32,7 +32,7 @@ COLUMNS = 6
 
 model, codec = DiffusionModel.load(sys.argv[1]), load_codec(sys.argv[2])
 prompts = [f"A satellite image of {row}" for row in ROWS for _ in range(COLUMNS)]
-sampling = SamplingOptions(steps=15, text_scale=2.0, scheduler="dpmsolver++")
+sampling = SamplingOptions(steps=15, guidance_scale=2.0, scheduler="dpmsolver++")
 drawn = sample(model, prompts, list(range(COLUMNS)) * len(ROWS), None, sampling, progress=False)
 tiles = to_sensor(codec.decode(drawn), codec.bands)
 shown = to_rgb(tiles, codec.bands, NATURAL_COLOUR, stretch_limits(tiles, codec.bands, NATURAL_COLOUR))

@@ -42,7 +42,7 @@ def test_finer_labels_stay_dense():
 
 @pytest.mark.parametrize("top", [0, 4])
 def test_impossible_tops_are_refused(top):
-    with pytest.raises(OptionError, match=r"soft_labels.top"):
+    with pytest.raises(OptionError, match=r"soft_labels.top_k"):
         quantise(np.ones((2, 3)) / 3, top)
 
 

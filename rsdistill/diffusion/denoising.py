@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -35,7 +35,7 @@ class DenoisingOptions:
 
     Attributes:
         steps: Optimiser steps.
-        max_laps: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
+        max_epochs: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
             taken where ``steps`` would go beyond, since a small set is soon learned by heart and its
             tiles are then copies. None takes all steps.
         batch: Latents a step.
@@ -43,41 +43,49 @@ class DenoisingOptions:
             The step is the same.
         lr: Peak learning rate.
         schedule: What the learning rate does after its rise: ``cosine`` falls to nothing, ``constant`` stays.
-        warm_up: Share of the steps over which the learning rate rises.
+        warmup_ratio: Share of the steps over which the learning rate rises.
         snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike. On small latents the class is
             decided at high noise, where the weighting all but silences v prediction: see docs/results.md.
-        text_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
+        prompt_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
         template_share: Where chips have captions, share of samples that are shown the class prompt instead,
             so that both kinds of prompt work.
-        ema: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
-        clip: Largest gradient norm.
+        ema_decay: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
+        max_grad_norm: Largest gradient norm.
         gradient_checkpointing: Compute the activations of UNet and text encoder anew in the backward pass
             instead of keeping them: less memory, about 40 % more time, the same weights.
         consistency: The classification-consistency loss.
         watch: Validation loss and pictures while training.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {
+        "max_laps": "max_epochs",
+        "warm_up": "warmup_ratio",
+        "text_dropout": "prompt_dropout",
+        "ema": "ema_decay",
+        "clip": "max_grad_norm",
+    }
+
     steps: Annotated[int, Field(ge=1)] = 2000
-    max_laps: Annotated[float, Field(gt=0)] | None = 25.0
+    max_epochs: Annotated[float, Field(gt=0)] | None = 25.0
     batch: Annotated[int, Field(ge=1)] = 64
     accumulate: Annotated[int, Field(ge=1)] = 1
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
-    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     snr_gamma: Annotated[float, Field(gt=0)] | None = None
-    text_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    prompt_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     template_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
     consistency: ConsistencyOptions = ConsistencyOptions()
     watch: WatchOptions = WatchOptions()
 
     def limited(self, latents: int) -> DenoisingOptions:
-        """The same options with no more steps than ``max_laps`` allows for so many latents."""
-        if self.max_laps is None:
+        """The same options with no more steps than ``max_epochs`` allows for so many latents."""
+        if self.max_epochs is None:
             return self
-        most = math.ceil(self.max_laps * latents / min(self.batch, latents))
+        most = math.ceil(self.max_epochs * latents / min(self.batch, latents))
         return replace(self, steps=min(self.steps, most))
 
 
@@ -171,7 +179,9 @@ class DenoisingModule(lightning.LightningModule):
         model.prepare_training()
         self.learned = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         # Of what trains alone: a frozen base is neither copied nor, being where it was loaded from, checkpointed.
-        self.average = AveragedModel(nn.ParameterList(self.learned), avg_fn=self._average) if options.ema else None
+        self.average: AveragedModel | None = None
+        if options.ema_decay:
+            self.average = AveragedModel(nn.ParameterList(self.learned), avg_fn=self._average)
         self.strict_loading = False
         if self.average is not None:
             self.average.requires_grad_(False)
@@ -239,7 +249,7 @@ class DenoisingModule(lightning.LightningModule):
         posterior, noise = torch.randn((2, *shape), generator=generator).to(batch.mean)
         clean = batch.mean + torch.exp(0.5 * batch.logvar) * posterior
         timestep = torch.randint(len(self.alpha_bar), (count,), generator=generator).to(batch.label)
-        empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.text_dropout
+        empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.prompt_dropout
         return Draw(clean, noise, timestep, self._rows(batch, empty, generator), ~empty, batch.label)
 
     def _note(self, figures: dict[str, Any], last: bool) -> None:
@@ -286,10 +296,14 @@ class DenoisingModule(lightning.LightningModule):
         optimiser = torch.optim.AdamW(self.learned, options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
         if options.schedule == "cosine":
             schedule: Any = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, options.lr, total_steps=options.steps + 1, pct_start=options.warm_up, cycle_momentum=False
+                optimiser,
+                options.lr,
+                total_steps=options.steps + 1,
+                pct_start=options.warmup_ratio,
+                cycle_momentum=False,
             )
         else:
-            rise = 1 + round(options.warm_up * options.steps)
+            rise = 1 + round(options.warmup_ratio * options.steps)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (1 + step) / rise))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -299,7 +313,7 @@ class DenoisingModule(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to the norm of the options."""
-        nn.utils.clip_grad_norm_(self.learned, self.options.clip)
+        nn.utils.clip_grad_norm_(self.learned, self.options.max_grad_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the average."""
@@ -323,7 +337,7 @@ class DenoisingModule(lightning.LightningModule):
 
     def _average(self, held: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         # The decay rises with the steps: early weights, far from any optimum, fade quickly.
-        decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema)
+        decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema_decay)
         return torch.lerp(new, held, decay.to(held))
 
     def _rows(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ class GuidanceOptions:
         scale: Strength s; 0 turns guidance off.
         start: Share of the steps after which guidance begins.
         end: Share of the steps after which it ends.
-        cells: Guide only the mean of each cell of a ``cells`` x ``cells`` grid, so that a prototype
+        grid_size: Guide only the mean of each cell of a ``grid_size`` x ``grid_size`` grid, so that a prototype
             gives palette and layout but no detail that could be copied; None guides every value,
             as the paper does, which copies training chips at high scales.
         target: ``linear`` pulls straight toward the prototype, as the paper does; ``spherical`` turns the
@@ -27,10 +27,12 @@ class GuidanceOptions:
             is flatter than samples are, such as a mean of many, does not flatten them.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"cells": "grid_size"}
+
     scale: Annotated[float, Field(ge=0)] = 2.0
     start: Annotated[float, Field(ge=0, le=1)] = 0.0
     end: Annotated[float, Field(ge=0, le=1)] = 0.8
-    cells: Annotated[int, Field(ge=1)] | None = 2
+    grid_size: Annotated[int, Field(ge=1)] | None = 2
     target: Literal["linear", "spherical"] = "linear"
 
     def active(self, step: int, steps: int) -> bool:
@@ -47,8 +49,8 @@ def guide(
 ) -> torch.Tensor:
     """One guidance step: ``z_t + s·√(1−ᾱ_t)·d/‖d‖₂`` with ``d = p − ẑ₀``.
 
-    The norm is over a sample's whole latent. With ``cells``, p and ẑ₀ are averaged over the grid first.
-    After Xu, Ghamisi and Weng, arXiv 2601.15829 (``cells=None``).
+    The norm is over a sample's whole latent. With ``grid_size``, p and ẑ₀ are averaged over the grid first.
+    After Xu, Ghamisi and Weng, arXiv 2601.15829 (``grid_size=None``).
 
     The spherical target takes the step ``s·√(1−ᾱ_t)`` as the length of an arc: ẑ₀ is turned so far toward p,
     never beyond its direction, and z_t is moved as ẑ₀ was.
@@ -65,8 +67,8 @@ def guide(
     """
     length = options.scale * (1.0 - alpha_bar).sqrt().to(noisy)
     if options.target == "spherical":
-        return noisy + _turn(lowpass(clean, options.cells), lowpass(prototypes, options.cells), length)
-    direction = lowpass(prototypes - clean, options.cells)
+        return noisy + _turn(lowpass(clean, options.grid_size), lowpass(prototypes, options.grid_size), length)
+    direction = lowpass(prototypes - clean, options.grid_size)
     guided: torch.Tensor = noisy + length * direction / _norm(direction)
     return guided
 

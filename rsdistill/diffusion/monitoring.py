@@ -159,7 +159,7 @@ class Validation:
 _GRID_STREAM = 23
 _FOLDER = "samples"
 # Few steps: the pictures are to show what is learned, not to be tiles.
-_SAMPLING = SamplingOptions(steps=12, text_scale=2.5, scheduler="dpmsolver++", guidance=GuidanceOptions(scale=0.0))
+_SAMPLING = SamplingOptions(steps=12, guidance_scale=2.5, scheduler="dpmsolver++", guidance=GuidanceOptions(scale=0.0))
 # Latents that set black and white, the same in every picture.
 _STRETCH = 64
 # Inches of a picture with its gap and of the names; gap as a share of a picture.

@@ -59,11 +59,11 @@ def min_snr_weight(alpha_bar: torch.Tensor, prediction: str, gamma: float = 5.0)
     return capped / (snr if prediction == "epsilon" else snr + 1.0)
 
 
-def lowpass(latents: torch.Tensor, cells: int | None) -> torch.Tensor:
-    """Latents (N, C, h, w) averaged over a grid of ``cells`` x ``cells`` and spread back; None leaves them."""
-    if cells is None:
+def lowpass(latents: torch.Tensor, grid_size: int | None) -> torch.Tensor:
+    """Latents (N, C, h, w) averaged over a grid of ``grid_size`` x ``grid_size`` and spread back; None leaves them."""
+    if grid_size is None:
         return latents
-    pooled = F.adaptive_avg_pool2d(latents, cells)
+    pooled = F.adaptive_avg_pool2d(latents, grid_size)
     return F.interpolate(pooled, size=latents.shape[-2:], mode="nearest")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from rsdistill.utils.clustering import find_clusters, find_large_clusters
 if TYPE_CHECKING:
     import xarray as xr
 
-_PAPER_CELLS, _SHARED_CELLS = 8, 2
-_COLUMNS = ("label", "cluster_size", "rests_on", "margin")
+_PAPER_GRID, _SHARED_GRID = 8, 2
+_COLUMNS = ("label", "cluster_size", "n_sources", "margin")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PrototypeOptions:
         kind: ``kanonymous`` is what at least ``k`` chips share, the mean of their latents averaged over a
             grid; ``centroid`` is the mean of the cluster's latents; ``representative`` is the real latent that
             lies best in its cluster, as in the paper: a tile may then rest on a single chip.
-        cells: Cells a side of the grid that latents are averaged over before clustering; None takes 8 as the
+        grid_size: Cells a side of the grid that latents are averaged over before clustering; None takes 8 as the
             paper does, and 2 for ``kanonymous``, whose prototypes keep no more detail than this grid.
         k: Least members of a cluster of ``kanonymous``. Where a class has fewer than ``k`` chips for each
             image, several images share a prototype.
@@ -43,8 +43,10 @@ class PrototypeOptions:
         restarts: Restarts of k-means.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"cells": "grid_size"}
+
     kind: Literal["representative", "centroid", "kanonymous"] = "kanonymous"
-    cells: Annotated[int, Field(ge=1)] | None = None
+    grid_size: Annotated[int, Field(ge=1)] | None = None
     k: Annotated[int, Field(ge=2)] = 5
     alpha: float = 1.0
     restarts: Annotated[int, Field(ge=1)] = 10
@@ -52,7 +54,7 @@ class PrototypeOptions:
     @property
     def grid(self) -> int:
         """Cells a side of the grid."""
-        return self.cells or (_SHARED_CELLS if self.kind == "kanonymous" else _PAPER_CELLS)
+        return self.grid_size or (_SHARED_GRID if self.kind == "kanonymous" else _PAPER_GRID)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Prototypes:
         latent: Guiding latents, (n, C, h, w).
         label: Class positions, int64 (n,).
         cluster_size: Members of each prototype's cluster, int64 (n,).
-        rests_on: How many original chips each latent is made of, int64 (n,).
+        n_sources: How many original chips each latent is made from, int64 (n,).
         margin: Distance to the nearest other centre minus alpha times that to the own, (n,).
         prompt: What each prototype's image shall show, in words, (n,); empty until words are found.
         prompt_figures: Counts made while the prompts were found, such as how many had to be shortened.
@@ -74,7 +76,7 @@ class Prototypes:
     latent: torch.Tensor
     label: NDArray[np.int64]
     cluster_size: NDArray[np.int64]
-    rests_on: NDArray[np.int64]
+    n_sources: NDArray[np.int64]
     margin: NDArray[np.float32]
     prompt: tuple[str, ...] = ()
     prompt_figures: Mapping[str, int] = field(default_factory=dict)
@@ -112,11 +114,11 @@ class Prototypes:
             raise ArtifactError(f"{path} cannot be read as prototypes ({error}); find them again") from error
 
     def summary(self) -> dict[str, Any]:
-        """How many originals the prototypes rest on; it names none of them."""
+        """How many original chips the prototypes are made from; it names none of them."""
         return {
             "smallest_cluster": int(self.cluster_size.min()),
             "singletons": int((self.cluster_size == 1).sum()),
-            "rests_on_at_least": int(self.rests_on.min()),
+            "min_n_sources": int(self.n_sources.min()),
             **self.prompt_figures,
         }
 
@@ -159,9 +161,9 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
     )
 
 
-def pooled_features(latents: torch.Tensor, cells: int) -> NDArray[np.float32]:
+def pooled_features(latents: torch.Tensor, grid_size: int) -> NDArray[np.float32]:
     """Latents (N, C, h, w) to pooled, flattened, L2-normalised features (N, D)."""
-    pooled = F.adaptive_avg_pool2d(latents, cells) if cells < latents.shape[-1] else latents
+    pooled = F.adaptive_avg_pool2d(latents, grid_size) if grid_size < latents.shape[-1] else latents
     return F.normalize(pooled.flatten(1)).numpy()
 
 
@@ -187,12 +189,12 @@ def _by_margin(means: torch.Tensor, label: int, ipc: int, options: PrototypeOpti
         sizes.append(len(members))
         margin.append(margins[best])
     size = np.asarray(sizes, np.int64)
-    rests_on = np.ones_like(size) if options.kind == "representative" else size
+    n_sources = np.ones_like(size) if options.kind == "representative" else size
     return Prototypes(
         torch.stack(latent),
         np.full(ipc, label),
         size,
-        rests_on,
+        n_sources,
         np.asarray(margin, np.float32),
         members=tuple(np.flatnonzero(members_of == cluster) for cluster in range(ipc)),
     )

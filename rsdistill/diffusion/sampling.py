@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -71,7 +71,7 @@ class SamplingOptions:
 
     Attributes:
         steps: Scheduler steps.
-        text_scale: Classifier-free guidance scale; 1 turns it off.
+        guidance_scale: Classifier-free guidance scale; 1 turns it off.
         batch: Samples drawn at a time; it does not change the result.
         scheduler: Scheduler of diffusers on the noise schedule of the model; ``model`` is the model's own.
         strength: Below 1, sampling begins at the prototype with this share of the noise instead of at noise
@@ -79,8 +79,10 @@ class SamplingOptions:
         guidance: Prototype guidance.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"text_scale": "guidance_scale"}
+
     steps: Annotated[int, Field(ge=1)] = 25
-    text_scale: Annotated[float, Field(ge=1)] = 1.5
+    guidance_scale: Annotated[float, Field(ge=1)] = 1.5
     batch: Annotated[int, Field(ge=1)] = 64
     scheduler: SchedulerName = "model"
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -171,12 +173,12 @@ def _predict(
     options: SamplingOptions,
 ) -> torch.Tensor:
     """Model output with classifier-free guidance (Ho and Salimans 2022)."""
-    if options.text_scale == 1.0:
+    if options.guidance_scale == 1.0:
         return model.predict(latents, timestep, text)
     both = torch.cat([empty.expand_as(text), text])
     told = torch.arange(len(both), device=both.device) >= len(text)
     without, with_text = model.predict(latents.repeat(2, 1, 1, 1), timestep, both, told).chunk(2)
-    combined: torch.Tensor = without + options.text_scale * (with_text - without)
+    combined: torch.Tensor = without + options.guidance_scale * (with_text - without)
     return combined
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -180,11 +180,13 @@ class SoftLabelOptions:
     """Soft labels of the tiles, from the teacher.
 
     Attributes:
-        top: Classes kept of each tile, in eight bits each; 0 gives hard labels alone.
+        top_k: Classes kept of each tile, in eight bits each; 0 gives hard labels alone.
         temperature: Divides the logits: above 1 the labels become softer.
     """
 
-    top: Annotated[int, Field(ge=0)] = 0
+    RENAMED: ClassVar[dict[str, str]] = {"top": "top_k"}
+
+    top_k: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
     def of(self, logits: torch.Tensor) -> NDArray[np.float32] | None:
@@ -193,9 +195,9 @@ class SoftLabelOptions:
         Raises:
             OptionError: If more classes are to be kept than there are.
         """
-        if not self.top:
+        if not self.top_k:
             return None
-        return quantise((logits / self.temperature).softmax(1).double().numpy(), self.top).unpack()
+        return quantise((logits / self.temperature).softmax(1).double().numpy(), self.top_k).unpack()
 
 
 def choose(

@@ -1,4 +1,4 @@
-"""Observers: small networks of graded age, in whose features tiles are compared with real chips."""
+"""Matching networks: small classifiers, from barely to fully trained, in whose features tiles match real chips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import lightning
 import numpy as np
@@ -25,29 +25,31 @@ from rsdistill.imaging.normalisation import Normalisation, sample_positions
 from rsdistill.models.networks import convnet
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
-_DESCRIPTION, _WEIGHTS = "observers.json", "observers.safetensors"
+_DESCRIPTION, _WEIGHTS = "matching_networks.json", "matching_networks.safetensors"
 _PART = 256
-# Invalid pixels are seen as the middle of their band's range.
+# Invalid pixels are given the middle of their band's range.
 _INVALID = 0.0
 
 
 @dataclass(frozen=True)
-class ObserverOptions:
-    """How observers are built and trained.
+class NetworkOptions:
+    """How the matching networks are built and trained.
 
     Attributes:
-        count: Observers, each from a start of its own.
-        youngest: Optimiser steps of the first one.
-        steps: Optimiser steps of the last one; those between are spaced by equal factors.
-        size: Side in pixels at which they see tiles and chips.
+        count: Networks, each from a random initialisation of its own.
+        min_steps: Optimiser steps of the first network.
+        steps: Optimiser steps of the last network; those between are spaced by equal factors.
+        size: Side in pixels that tiles and chips are resized to.
         width: Channels of every block.
         batch: Chips a step.
         lr: Peak learning rate.
         views: Random views of every train chip that a class's mean features are taken over.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"youngest": "min_steps"}
+
     count: Annotated[int, Field(ge=2)] = 10
-    youngest: Annotated[int, Field(ge=1)] = 20
+    min_steps: Annotated[int, Field(ge=1)] = 20
     steps: Annotated[int, Field(ge=1)] = 400
     size: Annotated[int, Field(ge=8)] = 32
     width: Annotated[int, Field(ge=1)] = 64
@@ -55,14 +57,14 @@ class ObserverOptions:
     lr: Annotated[float, Field(gt=0)] = 1e-3
     views: Annotated[int, Field(ge=1)] = 4
 
-    def ages(self) -> list[int]:
-        """Optimiser steps of each observer, the youngest first."""
-        first = min(self.youngest, self.steps)
-        return [round(age) for age in np.geomspace(first, self.steps, self.count).tolist()]
+    def step_counts(self) -> list[int]:
+        """Optimiser steps of each network, the fewest first."""
+        first = min(self.min_steps, self.steps)
+        return [round(steps) for steps in np.geomspace(first, self.steps, self.count).tolist()]
 
 
-class Observers(nn.Module):
-    """Networks of graded age, with the mean features that each gives the train chips of each class.
+class MatchingNetworks(nn.Module):
+    """Networks trained for longer and longer, with the mean features that each gives the train chips of each class.
 
     Args:
         bands: Bands of the chips.
@@ -73,7 +75,7 @@ class Observers(nn.Module):
 
     means: torch.Tensor
 
-    def __init__(self, bands: BandSet, classes: int, normalisation: Normalisation, options: ObserverOptions) -> None:
+    def __init__(self, bands: BandSet, classes: int, normalisation: Normalisation, options: NetworkOptions) -> None:
         super().__init__()
         self.bands, self.classes, self.normalisation, self.options = bands, classes, normalisation, options
         self.networks = nn.ModuleList(
@@ -82,8 +84,8 @@ class Observers(nn.Module):
         blank = torch.zeros(1, len(bands), options.size, options.size)
         self.register_buffer("means", torch.zeros(options.count, classes, self.features(0, blank).shape[1]))
 
-    def see(self, images: torch.Tensor) -> torch.Tensor:
-        """Chips (n, B, H, W) in sensor units as observers see them, (n, B, size, size)."""
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Chips (n, B, H, W) in sensor units, normalised and resized to (n, B, size, size)."""
         normalised = self.normalisation.forward(images, self.bands, fill=_INVALID)
         side = (self.options.size, self.options.size)
         if min(images.shape[-2:]) >= self.options.size:
@@ -91,17 +93,17 @@ class Observers(nn.Module):
         return F.interpolate(normalised, side, mode="bilinear")
 
     def features(self, number: int, seen: torch.Tensor) -> torch.Tensor:
-        """Features (n, D) that an observer gives what :meth:`see` returned."""
+        """Features (n, D) that a network gives what :meth:`prepare` returned."""
         features: torch.Tensor = self._part(number, slice(None, -1))(seen)
         return features
 
     def logits(self, number: int, features: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, classes) of an observer from its features (n, D)."""
+        """Class logits (n, classes) of a network from its features (n, D)."""
         logits: torch.Tensor = self._part(number, slice(-1, None))(features)
         return logits
 
     def spread(self, number: int) -> torch.Tensor:
-        """Variance of an observer's mean features between classes, mean over features; 1 where all is one class."""
+        """Variance of a network's mean features between classes, mean over features; 1 where all is one class."""
         means = self.means[number]
         return means.var(0).mean().clamp_min(1e-12) if len(means) > 1 else means.new_ones(())
 
@@ -125,7 +127,7 @@ class Observers(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read observers that :meth:`save` wrote.
+        """Read networks that :meth:`save` wrote.
 
         Raises:
             ArtifactError: If the folder holds none, or they cannot be read.
@@ -134,22 +136,22 @@ class Observers(nn.Module):
         try:
             told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
             ranges = Normalisation(*(tuple(told["normalisation"][name]) for name in ("low", "high")))
-            bands, options = BandSet.from_dict(told["bands"]), ObserverOptions(**told["options"])
-            observers = cls(bands, told["classes"], ranges, options)
-            observers.load_state_dict(load_file(folder / _WEIGHTS))
+            bands, options = BandSet.from_dict(told["bands"]), NetworkOptions(**told["options"])
+            networks = cls(bands, told["classes"], ranges, options)
+            networks.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ArtifactError(f"observers in {folder} cannot be read ({error}); train them again") from error
-        return observers.eval().requires_grad_(False)
+            raise ArtifactError(f"matching networks in {folder} cannot be read ({error}); train them again") from error
+        return networks.eval().requires_grad_(False)
 
 
-def train_observers(
+def train_matching_networks(
     data: SceneData,
-    options: ObserverOptions,
+    options: NetworkOptions,
     seed: int = 0,
     folder: str | Path | None = None,
     trainer: TrainerOptions | None = None,
-) -> tuple[Observers, dict[str, float]]:
-    """Train observers on the train chips, and take the mean features of each class.
+) -> tuple[MatchingNetworks, dict[str, float]]:
+    """Train the matching networks on the train chips, and take the mean features of each class.
 
     Args:
         data: The dataset.
@@ -159,7 +161,8 @@ def train_observers(
         trainer: Devices and the like.
 
     Returns:
-        The observers, and ``val_oa_youngest`` and ``val_oa_oldest`` where there is a validation split.
+        The networks, and where there is a validation split ``val_oa_first`` and ``val_oa_last``, the accuracies of
+        the first and the last one.
 
     Raises:
         BandError: If a band has no valid pixel in train.
@@ -168,25 +171,25 @@ def train_observers(
     normalisation = Normalisation.fit(view.images(sample_positions(len(view), seed)), data.bands)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, 40))
-        observers = Observers(data.bands, len(data.classes), normalisation, options)
+        networks = MatchingNetworks(data.bands, len(data.classes), normalisation, options)
 
     def fetch(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chips = view.images(positions.numpy())
-        return observers.see(torch.from_numpy(chips)), torch.from_numpy(view.labels[positions.numpy()])
+        return networks.prepare(torch.from_numpy(chips)), torch.from_numpy(view.labels[positions.numpy()])
 
-    for number, age in enumerate(options.ages()):
+    for number, steps in enumerate(options.step_counts()):
         batches = StepBatches(fetch, len(view), options.batch, derived_seed(seed, 41, number))
-        place = None if folder is None else Path(folder) / f"observer_{number}"
-        module = _Training(observers.networks[number], options.lr, age, derived_seed(seed, 42, number))
-        fit(module, batches, age, place, trainer, label=f"observer {number + 1} of {options.count}")
-    observers.zero_grad()
-    observers.eval().requires_grad_(False).to(resolve_device(trainer))
-    _take_means(observers, view, seed)
+        place = None if folder is None else Path(folder) / f"network_{number}"
+        module = _Training(networks.networks[number], options.lr, steps, derived_seed(seed, 42, number))
+        fit(module, batches, steps, place, trainer, label=f"matching network {number + 1} of {options.count}")
+    networks.zero_grad()
+    networks.eval().requires_grad_(False).to(resolve_device(trainer))
+    _take_means(networks, view, seed)
     figures = {}
     if len(data.val):
-        figures = {"val_oa_youngest": _accuracy(observers, 0, data.val)}
-        figures["val_oa_oldest"] = _accuracy(observers, options.count - 1, data.val)
-    return observers, figures
+        figures = {"val_oa_first": _accuracy(networks, 0, data.val)}
+        figures["val_oa_last"] = _accuracy(networks, options.count - 1, data.val)
+    return networks, figures
 
 
 class _Training(lightning.LightningModule):
@@ -209,30 +212,30 @@ class _Training(lightning.LightningModule):
 
 
 @torch.no_grad()
-def _take_means(observers: Observers, view: SceneView, seed: int) -> None:
+def _take_means(networks: MatchingNetworks, view: SceneView, seed: int) -> None:
     """Set the mean features of each class, over random views of its train chips."""
-    means = torch.zeros_like(observers.means)
-    for start, seen, labels in _seen(observers, view):
-        for turn in range(observers.options.views):
+    means = torch.zeros_like(networks.means)
+    for start, seen, labels in _prepared(networks, view):
+        for turn in range(networks.options.views):
             shown = augmented(seen, step_generator(seed, 43, start, turn))
-            for number in range(observers.options.count):
-                means[number].index_add_(0, labels, observers.features(number, shown))
-    counts = torch.bincount(torch.from_numpy(view.labels), minlength=observers.classes).to(means)
-    observers.means.copy_(means / (counts * observers.options.views).clamp_min(1)[:, None])
+            for number in range(networks.options.count):
+                means[number].index_add_(0, labels, networks.features(number, shown))
+    counts = torch.bincount(torch.from_numpy(view.labels), minlength=networks.classes).to(means)
+    networks.means.copy_(means / (counts * networks.options.views).clamp_min(1)[:, None])
 
 
 @torch.no_grad()
-def _accuracy(observers: Observers, number: int, view: SceneView) -> float:
+def _accuracy(networks: MatchingNetworks, number: int, view: SceneView) -> float:
     right = 0
-    for _, seen, labels in _seen(observers, view):
-        right += int((observers.logits(number, observers.features(number, seen)).argmax(1) == labels).sum())
+    for _, seen, labels in _prepared(networks, view):
+        right += int((networks.logits(number, networks.features(number, seen)).argmax(1) == labels).sum())
     return right / len(view)
 
 
-def _seen(observers: Observers, view: SceneView) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """All chips of a view as observers see them, part by part: position of the first, chips, labels."""
-    device = observers.means.device
+def _prepared(networks: MatchingNetworks, view: SceneView) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """All chips of a view prepared, part by part: position of the first, chips, labels."""
+    device = networks.means.device
     for start in range(0, len(view), _PART):
         positions = np.arange(start, min(start + _PART, len(view)))
-        seen = observers.see(torch.from_numpy(view.images(positions)))
+        seen = networks.prepare(torch.from_numpy(view.images(positions)))
         yield start, seen.to(device), torch.from_numpy(view.labels[positions]).to(device)

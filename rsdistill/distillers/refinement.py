@@ -1,4 +1,4 @@
-"""Refinement: latents of generated tiles are moved until the tiles of a class look, together, like its chips.
+"""Refinement: latents of generated tiles are moved until class means of their features match those of the chips.
 
 Only class means over all train chips are matched, and the start is a generated tile: no real chip is a start,
 a target or a part of a tile.
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import lightning
 import numpy as np
@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rsdistill.codecs.base import Codec
-from rsdistill.distillers.matching_networks import ObserverOptions, Observers
+from rsdistill.distillers.matching_networks import MatchingNetworks, NetworkOptions
 from rsdistill.errors import CodecError
 from rsdistill.imaging.augmentation import augmented
 from rsdistill.training.trainer import StepBatches, TrainerOptions, fit, step_generator
@@ -40,44 +40,51 @@ class RefinementOptions:
     Attributes:
         steps: Optimiser steps; 0 leaves the tiles as they were generated.
         lr: Learning rate of Adam on latents of about unit variance; falls to 0 along a cosine.
-        looks: Observers that look at each step, each at other views of the tiles.
-        label: Weight of the cross-entropy to the tile's class, by the older half of the observers.
+        networks_per_step: Networks drawn at each step, each of which is given other views of the tiles.
+        cross_entropy_weight: Weight of the cross-entropy to the tile's class, by the half of the networks that
+            were trained longer.
         batch: Tiles that move at a time, whole classes, at least one; it does not change the result.
-        observers: The networks in whose features classes are matched.
+        networks: The networks in whose features classes are matched.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "observers": "networks",
+        "looks": "networks_per_step",
+        "label": "cross_entropy_weight",
+    }
 
     steps: Annotated[int, Field(ge=0)] = 0
     lr: Annotated[float, Field(gt=0)] = 0.04
-    looks: Annotated[int, Field(ge=1)] = 4
-    label: Annotated[float, Field(ge=0)] = 0.1
+    networks_per_step: Annotated[int, Field(ge=1)] = 4
+    cross_entropy_weight: Annotated[float, Field(ge=0)] = 0.1
     batch: Annotated[int, Field(ge=1)] = 512
-    observers: ObserverOptions = ObserverOptions()
+    networks: NetworkOptions = NetworkOptions()
 
 
 def refine(
     latents: torch.Tensor,
     labels: NDArray[np.int64],
-    observers: Observers,
+    networks: MatchingNetworks,
     codec: Codec,
     options: RefinementOptions,
     seed: int,
     folder: Path | None = None,
     trainer: TrainerOptions | None = None,
 ) -> torch.Tensor:
-    """Move the tiles of each class until their mean features match the class's, in the eyes of all observers.
+    """Move the tiles of each class until their mean features match the class's in all networks.
 
-    At each step some observers look at the decoded tiles, each tile turned, flipped, shifted and brightened at
-    random. The loss of a class is, as a mean over these observers, the mean square of ``mean features of its tiles
-    − mean features of its train chips`` as a share of the observer's variance between classes, and ``label`` times
-    the cross-entropy. Classes do not influence each other.
+    At each step some networks are drawn and given the decoded tiles, each tile turned, flipped, shifted and
+    brightened at random. The loss of a class is, as a mean over these networks, the mean square of ``mean features
+    of its tiles − mean features of its train chips`` as a share of the network's variance between classes, and
+    ``cross_entropy_weight`` times the cross-entropy. Classes do not influence each other.
 
     Args:
         latents: Generated latents (n, C, h, w).
         labels: Their classes, int64 (n,).
-        observers: Trained observers.
+        networks: Trained matching networks.
         codec: The codec of the latents, whose decoder the gradient passes.
         options: Steps and weights.
-        seed: Seed of the order of observers and of the views.
+        seed: Seed of the order of networks and of the views.
         folder: Where checkpoints go; None keeps none.
         trainer: Device; one is used, in full precision, whatever training was in.
 
@@ -95,7 +102,7 @@ def refine(
     parts = list(_parts(labels, options.batch))
     for number, positions in enumerate(parts):
         chosen = torch.from_numpy(positions)
-        module = _Refining(latents[chosen], torch.from_numpy(labels[positions]), observers, codec, options, seed)
+        module = _Refining(latents[chosen], torch.from_numpy(labels[positions]), networks, codec, options, seed)
         place = None if folder is None else folder / f"refined_{_key(module)}"
         batches = StepBatches(lambda _: 0, 1, 1, 0)
         label = "refine" if len(parts) == 1 else f"refine {number + 1} of {len(parts)}"
@@ -130,7 +137,7 @@ class _Refining(lightning.LightningModule):
         self,
         latents: torch.Tensor,
         labels: torch.Tensor,
-        observers: Observers,
+        networks: MatchingNetworks,
         codec: Codec,
         options: RefinementOptions,
         seed: int,
@@ -143,21 +150,21 @@ class _Refining(lightning.LightningModule):
         # Where each tile stands when tiles are grouped by class.
         self._order = torch.argsort(torch.argsort(self._place, stable=True), stable=True)
         # In a list, so that they are neither saved nor trained.
-        self._observers = [observers]
+        self._networks = [networks]
 
     def on_train_start(self) -> None:
         self._codec.to(self.device)
-        self._observers[0].to(self.device)
+        self._networks[0].to(self.device)
 
     def training_step(self, _: int, __: int) -> torch.Tensor:
-        observers = self._observers[0]
+        networks = self._networks[0]
         decoded = self._decoded()
         if not decoded.requires_grad:
             raise CodecError("the codec decodes without a gradient, which refinement needs; set refinement.steps to 0")
-        seen = observers.see(decoded)
+        prepared = networks.prepare(decoded)
         generator = step_generator(self.seed, 50, self.global_step)
-        numbers = torch.randint(observers.options.count, (self.options.looks,), generator=generator).tolist()
-        losses = [self._look(seen, number, look) for look, number in enumerate(numbers)]
+        numbers = torch.randint(networks.options.count, (self.options.networks_per_step,), generator=generator).tolist()
+        losses = [self._network_loss(prepared, number, turn) for turn, number in enumerate(numbers)]
         loss = torch.stack(losses).mean()
         self.log("loss", loss / len(self._classes), prog_bar=True)
         return loss
@@ -170,24 +177,24 @@ class _Refining(lightning.LightningModule):
             return self._codec.decode(self.latents)
         return torch.cat([checkpoint(self._codec.decode, part, use_reentrant=False) for part in parts])
 
-    def _look(self, seen: torch.Tensor, number: int, look: int) -> torch.Tensor:
-        """Loss of all classes, summed, in the eyes of one observer."""
-        observers, place = self._observers[0], self._place
-        features = observers.features(number, self._views(seen, look))
+    def _network_loss(self, prepared: torch.Tensor, number: int, turn: int) -> torch.Tensor:
+        """Loss of all classes, summed, in the features of one network, the ``turn``-th of this step."""
+        networks, place = self._networks[0], self._place
+        features = networks.features(number, self._views(prepared, turn))
         mean = torch.stack([features[place == which].mean(0) for which in range(len(self._classes))])
-        wanted = observers.means[number][self._classes.to(mean.device)]
+        wanted = networks.means[number][self._classes.to(mean.device)]
         gap = (mean - wanted).square().mean(1)
-        loss: torch.Tensor = (gap / observers.spread(number)).sum()
-        if number >= observers.options.count // 2:
-            logits = observers.logits(number, features)
+        loss: torch.Tensor = (gap / networks.spread(number)).sum()
+        if number >= networks.options.count // 2:
+            logits = networks.logits(number, features)
             wrong = F.cross_entropy(logits, self.labels.to(logits.device), reduction="none")
-            loss = loss + self.options.label * self._by_class(wrong)
+            loss = loss + self.options.cross_entropy_weight * self._by_class(wrong)
         return loss
 
-    def _views(self, seen: torch.Tensor, look: int) -> torch.Tensor:
+    def _views(self, prepared: torch.Tensor, turn: int) -> torch.Tensor:
         """A random view of each tile; what a class draws does not depend on the classes beside it."""
         parts = [
-            augmented(seen[self._place == place], step_generator(self.seed, 51, self.global_step, look, label))
+            augmented(prepared[self._place == place], step_generator(self.seed, 51, self.global_step, turn, label))
             for place, label in enumerate(self._classes.tolist())
         ]
         return torch.cat(parts)[self._order]

@@ -91,12 +91,12 @@ def test_text_dropout_empties_prompts(build, prompts, tiny_latents):
 
 
 def test_the_average_follows_the_weights(build, prompts):
-    module = module_of(build(), prompts, replace(OPTIONS, ema=0.9))
+    module = module_of(build(), prompts, replace(OPTIONS, ema_decay=0.9))
     assert isinstance(module.average, AveragedModel)
     held, new = torch.zeros(1), torch.ones(1)
     rise = [float(module._average(held, new, torch.tensor(count))) for count in (0, 10, 10_000)]
     assert rise == pytest.approx([0.9, 1 - 11 / 20, 0.1], abs=1e-6)
-    assert module_of(build(), prompts, replace(OPTIONS, ema=0.0)).average is None
+    assert module_of(build(), prompts, replace(OPTIONS, ema_decay=0.0)).average is None
 
 
 def weights(model):
@@ -127,7 +127,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(build, prompts, tiny_lat
 
 def test_training_lowers_the_loss_and_freezes_the_model(build, prompts, tiny_latents, quiet):
     batch = tiny_latents.read(tiny_latents.positions("train"))
-    options = DenoisingOptions(steps=25, batch=16, ema=0.0, text_dropout=0.0)
+    options = DenoisingOptions(steps=25, batch=16, ema_decay=0.0, prompt_dropout=0.0)
 
     def loss(model):
         with torch.no_grad():

@@ -131,14 +131,14 @@ def rates(options, tiny_codec):
 
 
 def test_the_rate_rises_and_then_falls_or_stays(tiny_codec):
-    options = DenoisingOptions(steps=40, lr=0.1, warm_up=0.25)
+    options = DenoisingOptions(steps=40, lr=0.1, warmup_ratio=0.25)
     fallen = rates(options, tiny_codec)
     assert fallen.index(max(fallen)) in (9, 10) and max(fallen) == pytest.approx(0.1, rel=0.01)
     assert fallen[:10] == sorted(fallen[:10]) and fallen[10:] == sorted(fallen[10:], reverse=True)
     assert fallen[-1] < 0.001
     stayed = rates(replace(options, schedule="constant"), tiny_codec)
     assert stayed == pytest.approx([0.1 * min(1.0, (step + 1) / 11) for step in range(40)])
-    assert rates(replace(options, schedule="constant", warm_up=0.0), tiny_codec) == [0.1] * 40
+    assert rates(replace(options, schedule="constant", warmup_ratio=0.0), tiny_codec) == [0.1] * 40
 
 
 def test_clipping_sees_the_gradient_of_the_whole_batch(train, monkeypatch):
@@ -152,8 +152,8 @@ def test_clipping_sees_the_gradient_of_the_whole_batch(train, monkeypatch):
         seen.append((gradient, float(left.norm())))
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-    train(replace(OPTIONS, clip=0.01))
-    train(replace(OPTIONS, clip=0.01, accumulate=4))
+    train(replace(OPTIONS, max_grad_norm=0.01))
+    train(replace(OPTIONS, max_grad_norm=0.01, accumulate=4))
     assert len(seen) == 2 * OPTIONS.steps
     assert [norm for _, norm in seen] == pytest.approx([0.01] * len(seen), rel=1e-3)
     whole, parts = seen[0][0], seen[OPTIONS.steps][0]
@@ -163,6 +163,6 @@ def test_clipping_sees_the_gradient_of_the_whole_batch(train, monkeypatch):
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
 def test_without_an_average_the_last_weights_are_kept(train, prediction):
-    one = train(replace(OPTIONS, ema=0.0, accumulate=2), prediction=prediction)
-    other = train(replace(OPTIONS, ema=0.9), prediction=prediction)
+    one = train(replace(OPTIONS, ema_decay=0.0, accumulate=2), prediction=prediction)
+    other = train(replace(OPTIONS, ema_decay=0.9), prediction=prediction)
     assert not torch.equal(one.unet.conv_in.weight, other.unet.conv_in.weight)

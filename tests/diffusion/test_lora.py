@@ -22,7 +22,7 @@ from rsdistill.distillers import create_distiller
 from rsdistill.errors import ModelError, OptionError
 
 KINDS = ("sd15", "sd2", "text2earth")
-SAMPLING = SamplingOptions(steps=3, text_scale=2.5, guidance=GuidanceOptions(scale=0.0))
+SAMPLING = SamplingOptions(steps=3, guidance_scale=2.5, guidance=GuidanceOptions(scale=0.0))
 # Updates begin at zero: a high rate makes them matter within a few steps.
 FEW_LOOKS = {"validation": 4, "draws": 2}
 TRAINING = create_distiller(
@@ -112,7 +112,7 @@ def stock_latents(pipeline):
     return pipeline(
         PROMPTS[:2],
         num_inference_steps=SAMPLING.steps,
-        guidance_scale=SAMPLING.text_scale,
+        guidance_scale=SAMPLING.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)],
         height=32,
         width=32,

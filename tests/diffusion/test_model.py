@@ -24,7 +24,7 @@ from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
 from rsdistill.errors import ModelError, OptionError, UnknownNameError
 
 PROMPTS = ["A satellite image of forest", "A satellite image of storage tanks"]
-UNGUIDED = SamplingOptions(steps=4, text_scale=2.5, guidance=GuidanceOptions(scale=0.0))
+UNGUIDED = SamplingOptions(steps=4, guidance_scale=2.5, guidance=GuidanceOptions(scale=0.0))
 
 
 def build(codec, prediction="v_prediction", size=16, seed=0):
@@ -44,7 +44,7 @@ def stock_latents(pipeline, options, seeds):
     return pipeline(
         PROMPTS,
         num_inference_steps=options.steps,
-        guidance_scale=options.text_scale,
+        guidance_scale=options.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         height=16,
         width=16,
@@ -53,9 +53,9 @@ def stock_latents(pipeline, options, seeds):
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
-@pytest.mark.parametrize("text_scale", [1.0, 2.5])
-def test_without_guidance_the_sampler_is_stock(tiny_codec, prediction, text_scale):
-    model, options = build(tiny_codec, prediction), replace(UNGUIDED, text_scale=text_scale)
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+def test_without_guidance_the_sampler_is_stock(tiny_codec, prediction, guidance_scale):
+    model, options = build(tiny_codec, prediction), replace(UNGUIDED, guidance_scale=guidance_scale)
     ours = sample(model, PROMPTS, [5, 6], options=options, progress=False)
     stock = stock_latents(model.pipeline(), options, [5, 6])
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
@@ -79,7 +79,7 @@ def test_guidance_brings_tiles_nearer_to_their_prototypes(model):
     prototypes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def distance(scale):
-        options = replace(UNGUIDED, steps=6, guidance=GuidanceOptions(scale=scale, cells=None))
+        options = replace(UNGUIDED, steps=6, guidance=GuidanceOptions(scale=scale, grid_size=None))
         drawn = sample(model, PROMPTS, [5, 6], prototypes, options, progress=False)
         return float((drawn - prototypes).flatten(1).norm(dim=1).mean())
 
@@ -92,7 +92,7 @@ def test_spherical_guidance_turns_tiles_to_their_prototypes(model, name):
     prototypes = 0.2 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def draw(scale, target="spherical"):
-        guidance = GuidanceOptions(scale=scale, cells=None, target=target)
+        guidance = GuidanceOptions(scale=scale, grid_size=None, target=target)
         options = replace(UNGUIDED, steps=6, scheduler=name, guidance=guidance)
         return sample(model, PROMPTS, [5, 6], prototypes, options, progress=False).flatten(1)
 
@@ -241,7 +241,7 @@ def test_guidance_works_with_every_scheduler(tiny_codec, name, prediction):
     prototypes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     distances = []
     for scale in (0.0, 1.0, 2.0, 4.0):
-        options = replace(UNGUIDED, steps=8, scheduler=name, guidance=GuidanceOptions(scale=scale, cells=None))
+        options = replace(UNGUIDED, steps=8, scheduler=name, guidance=GuidanceOptions(scale=scale, grid_size=None))
         drawn = sample(model, PROMPTS, [5, 6], prototypes, options, progress=False)
         distances.append(float((drawn - prototypes).flatten(1).norm(dim=1).mean()))
     assert distances == sorted(distances, reverse=True)

@@ -25,7 +25,7 @@ from rsdistill.errors import BandError, CodecError, ModelError, OptionError, Unk
 from rsdistill.imaging.normalisation import Normalisation
 
 KINDS = ("sd15", "sd2", "text2earth")
-UNGUIDED = SamplingOptions(steps=3, text_scale=2.5, guidance=GuidanceOptions(scale=0.0))
+UNGUIDED = SamplingOptions(steps=3, guidance_scale=2.5, guidance=GuidanceOptions(scale=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def stock_latents(pipeline, seeds):
     return pipeline(
         PROMPTS[:2],
         num_inference_steps=UNGUIDED.steps,
-        guidance_scale=UNGUIDED.text_scale,
+        guidance_scale=UNGUIDED.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         height=32,
         width=32,
@@ -113,7 +113,7 @@ def test_training_gives_labels_where_there_is_text(pipelines, codecs, rgb, tmp_p
         return predict(noisy, timesteps, text, told)
 
     monkeypatch.setattr(model, "predict", watch)
-    options = training(steps=2, batch=6, text_dropout=0.5)
+    options = training(steps=2, batch=6, prompt_dropout=0.5)
     train_denoiser(model, latents, PROMPTS, options, trainer=quiet)
     assert len(seen) == 2 and torch.cat(seen).any() and not torch.cat(seen).all()
 

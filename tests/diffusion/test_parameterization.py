@@ -77,49 +77,49 @@ def test_min_snr_weights_bear_pure_noise():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("cells", [None, 1, 2])
-def test_stronger_guidance_brings_the_clean_estimate_nearer(prediction, cells):
+@pytest.mark.parametrize("grid_size", [None, 1, 2])
+def test_stronger_guidance_brings_the_clean_estimate_nearer(prediction, grid_size):
     alpha_bar, prototypes = torch.tensor(0.4), latents(seed=2)
     noisy, output = latents(), latents(seed=1)
     clean = predicted_x0(output, noisy, alpha_bar, prediction)
 
     def distance(scale):
-        guided = guide(noisy, clean, prototypes, alpha_bar, GuidanceOptions(scale=scale, cells=cells))
+        guided = guide(noisy, clean, prototypes, alpha_bar, GuidanceOptions(scale=scale, grid_size=grid_size))
         return (prototypes - predicted_x0(output, guided, alpha_bar, prediction)).flatten(1).norm(dim=1)
 
     # Below the length of the whole way, so that it cannot overshoot.
-    way = lowpass(prototypes - clean, cells).flatten(1).norm(dim=1).min()
+    way = lowpass(prototypes - clean, grid_size).flatten(1).norm(dim=1).min()
     reach = 0.9 * float(way / predicted_x0_shift(alpha_bar, prediction))
     distances = torch.stack([distance(scale) for scale in torch.linspace(0, reach, 6).tolist()])
     assert torch.all(distances.diff(dim=0) < 0)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("cells", [None, 2])
-def test_stronger_spherical_guidance_turns_the_clean_estimate_nearer(prediction, cells):
+@pytest.mark.parametrize("grid_size", [None, 2])
+def test_stronger_spherical_guidance_turns_the_clean_estimate_nearer(prediction, grid_size):
     alpha_bar, prototypes = torch.tensor(0.4), latents(seed=2)
     noisy, output = latents(), latents(seed=1)
     clean = predicted_x0(output, noisy, alpha_bar, prediction)
 
     def likeness(scale):
-        options = GuidanceOptions(scale=scale, cells=cells, target="spherical")
+        options = GuidanceOptions(scale=scale, grid_size=grid_size, target="spherical")
         found = predicted_x0(output, guide(noisy, clean, prototypes, alpha_bar, options), alpha_bar, prediction)
-        return torch.cosine_similarity(lowpass(found, cells).flatten(1), lowpass(prototypes, cells).flatten(1))
+        return torch.cosine_similarity(lowpass(found, grid_size).flatten(1), lowpass(prototypes, grid_size).flatten(1))
 
     # Below the arc of the nearest sample, so that none has arrived.
-    start = lowpass(clean, cells).flatten(1)
-    arc = start.norm(dim=1) * torch.acos(torch.cosine_similarity(start, lowpass(prototypes, cells).flatten(1)))
+    start = lowpass(clean, grid_size).flatten(1)
+    arc = start.norm(dim=1) * torch.acos(torch.cosine_similarity(start, lowpass(prototypes, grid_size).flatten(1)))
     reach = 0.9 * float(arc.min() / max(1.0, float(predicted_x0_shift(alpha_bar, prediction))))
     likenesses = torch.stack([likeness(scale) for scale in torch.linspace(0, reach, 6).tolist()])
     assert torch.all(likenesses.diff(dim=0) > 0)
 
 
-@pytest.mark.parametrize("cells", [None, 2])
+@pytest.mark.parametrize("grid_size", [None, 2])
 @pytest.mark.parametrize("scale", [0.5, 5.0, 500.0])
-def test_spherical_guidance_keeps_the_norm_and_goes_no_further_than_the_prototype(cells, scale):
+def test_spherical_guidance_keeps_the_norm_and_goes_no_further_than_the_prototype(grid_size, scale):
     clean, prototypes, alpha_bar = latents(seed=1), 0.1 * latents(seed=2), torch.tensor(0.3)
-    options = GuidanceOptions(scale=scale, cells=cells, target="spherical")
-    start, goal = (lowpass(value, cells).flatten(1) for value in (clean, prototypes))
+    options = GuidanceOptions(scale=scale, grid_size=grid_size, target="spherical")
+    start, goal = (lowpass(value, grid_size).flatten(1) for value in (clean, prototypes))
     moved = start + guide(torch.zeros_like(clean), clean, prototypes, alpha_bar, options).flatten(1)
     torch.testing.assert_close(moved.norm(dim=1), start.norm(dim=1))
     whole = torch.acos(torch.cosine_similarity(start, goal))
@@ -134,7 +134,7 @@ def test_small_spherical_steps_are_linear_where_norms_are_alike():
     noisy, clean, prototypes, alpha_bar = latents(), latents(seed=1), latents(seed=1) + 0.01 * latents(seed=2), 0.3
     prototypes = prototypes * (clean.flatten(1).norm(dim=1) / prototypes.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1)
     straight, turned = (
-        guide(noisy, clean, prototypes, torch.tensor(alpha_bar), GuidanceOptions(0.01, cells=None, target=target))
+        guide(noisy, clean, prototypes, torch.tensor(alpha_bar), GuidanceOptions(0.01, grid_size=None, target=target))
         for target in ("linear", "spherical")
     )
     torch.testing.assert_close(straight - noisy, turned - noisy, rtol=1e-2, atol=1e-5)
@@ -144,7 +144,9 @@ def test_small_spherical_steps_are_linear_where_norms_are_alike():
 def test_a_prototype_that_is_reached_turns_nothing():
     clean = latents(seed=1)
     for prototypes in (clean, 2 * clean):
-        still = guide(clean, clean, prototypes, torch.tensor(0.3), GuidanceOptions(3.0, cells=None, target="spherical"))
+        still = guide(
+            clean, clean, prototypes, torch.tensor(0.3), GuidanceOptions(3.0, grid_size=None, target="spherical")
+        )
         torch.testing.assert_close(still, clean, rtol=1e-2, atol=1e-2)
 
 
@@ -156,23 +158,23 @@ def predicted_x0_shift(alpha_bar, prediction):
 
 def test_guidance_is_the_papers_formula():
     noisy, clean, prototypes = latents(), latents(seed=1), latents(seed=2)
-    found = guide(noisy, clean, prototypes, torch.tensor(0.3), GuidanceOptions(scale=1.5, cells=None))
+    found = guide(noisy, clean, prototypes, torch.tensor(0.3), GuidanceOptions(scale=1.5, grid_size=None))
     for n in range(3):
         way = prototypes[n] - clean[n]
         torch.testing.assert_close(found[n], noisy[n] + 1.5 * 0.7**0.5 * way / way.square().sum().sqrt())
 
 
-@pytest.mark.parametrize("cells", [1, 2])
-def test_guidance_by_cells_moves_their_means_alone(cells):
+@pytest.mark.parametrize("grid_size", [1, 2])
+def test_guidance_by_cells_moves_their_means_alone(grid_size):
     noisy, clean, prototypes = torch.zeros(3, 4, 8, 8), latents(seed=1), latents(seed=2)
-    moved = guide(noisy, clean, prototypes, torch.tensor(0.3), GuidanceOptions(scale=2.0, cells=cells))
-    torch.testing.assert_close(moved, lowpass(moved, cells))
-    assert torch.unique(moved[0, 0].round(decimals=5)).numel() == cells**2
+    moved = guide(noisy, clean, prototypes, torch.tensor(0.3), GuidanceOptions(scale=2.0, grid_size=grid_size))
+    torch.testing.assert_close(moved, lowpass(moved, grid_size))
+    assert torch.unique(moved[0, 0].round(decimals=5)).numel() == grid_size**2
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((3,), 2.0 * 0.7**0.5))
     # A prototype with other details but the same means guides alike: its details cannot be copied.
     details = latents(seed=3)
-    other = prototypes + details - lowpass(details, cells)
-    again = guide(noisy, clean, other, torch.tensor(0.3), GuidanceOptions(scale=2.0, cells=cells))
+    other = prototypes + details - lowpass(details, grid_size)
+    again = guide(noisy, clean, other, torch.tensor(0.3), GuidanceOptions(scale=2.0, grid_size=grid_size))
     torch.testing.assert_close(again, moved, rtol=1e-4, atol=1e-5)
 
 

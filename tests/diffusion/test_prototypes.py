@@ -14,10 +14,10 @@ from rsdistill.training.trainer import derived_seed
 IPC = 3
 
 
-def clusters_of(latents, label, cells):
+def clusters_of(latents, label, grid_size):
     positions = latents.positions("train")
     means = latents.read(positions[latents.label[positions] == label]).mean
-    features = pooled_features(means, cells)
+    features = pooled_features(means, grid_size)
     return means, features, KMeans(IPC, n_init=10, random_state=derived_seed(0, label) % 2**31).fit(features)
 
 
@@ -29,13 +29,13 @@ def test_features_are_pooled_flattened_and_normalised():
     assert pooled_features(latents, 8).shape == pooled_features(latents, 99).shape == (5, 256)
 
 
-@pytest.mark.parametrize("cells", [2, 8])
+@pytest.mark.parametrize("grid_size", [2, 8])
 @pytest.mark.parametrize("alpha", [1.0, 0.0])
-def test_representatives_maximise_the_margin_in_scikit_learns_clusters(tiny_latents, cells, alpha):
-    found = find_prototypes(tiny_latents, IPC, PrototypeOptions("representative", cells=cells, alpha=alpha))
+def test_representatives_maximise_the_margin_in_scikit_learns_clusters(tiny_latents, grid_size, alpha):
+    found = find_prototypes(tiny_latents, IPC, PrototypeOptions("representative", grid_size=grid_size, alpha=alpha))
     assert found.label.tolist() == [0] * IPC + [1] * IPC + [2] * IPC
     for label in range(3):
-        means, features, clusters = clusters_of(tiny_latents, label, cells)
+        means, features, clusters = clusters_of(tiny_latents, label, grid_size)
         centres = clusters.cluster_centers_
         for cluster in range(IPC):
             members = np.flatnonzero(clusters.labels_ == cluster)
@@ -45,14 +45,14 @@ def test_representatives_maximise_the_margin_in_scikit_learns_clusters(tiny_late
                 own = distance.pop(cluster)
                 margins.append(min(distance) - alpha * own)
             slot = label * IPC + cluster
-            assert found.cluster_size[slot] == len(members) and found.rests_on[slot] == 1
+            assert found.cluster_size[slot] == len(members) and found.n_sources[slot] == 1
             assert found.margin[slot] == pytest.approx(max(margins), abs=1e-4)
             assert torch.equal(found.latent[slot], means[members[int(np.argmax(margins))]])
 
 
 def test_centroids_are_means_of_their_members(tiny_latents):
-    found = find_prototypes(tiny_latents, IPC, PrototypeOptions(kind="centroid", cells=2))
-    assert np.array_equal(found.rests_on, found.cluster_size)
+    found = find_prototypes(tiny_latents, IPC, PrototypeOptions(kind="centroid", grid_size=2))
+    assert np.array_equal(found.n_sources, found.cluster_size)
     means, _, clusters = clusters_of(tiny_latents, 1, 2)
     for cluster in range(IPC):
         wanted = means[torch.from_numpy(clusters.labels_ == cluster)].mean(0)
@@ -67,19 +67,19 @@ def test_singletons_are_counted():
     rest += 0.01 * torch.randn(rest.shape, generator=torch.Generator().manual_seed(0))
     found = _of_class(torch.cat([outlier, rest]), 0, 2, PrototypeOptions("representative"), 0)
     assert sorted(found.cluster_size.tolist()) == [1, 9]
-    assert found.summary() == {"smallest_cluster": 1, "singletons": 1, "rests_on_at_least": 1}
+    assert found.summary() == {"smallest_cluster": 1, "singletons": 1, "min_n_sources": 1}
     centroid = _of_class(torch.cat([rest[:4], -rest[4:]]), 0, 2, PrototypeOptions(kind="centroid"), 0)
-    assert centroid.summary() == {"smallest_cluster": 4, "singletons": 0, "rests_on_at_least": 4}
+    assert centroid.summary() == {"smallest_cluster": 4, "singletons": 0, "min_n_sources": 4}
 
 
 def test_one_prototype_of_a_class_needs_no_other_centre(tiny_latents):
-    found = find_prototypes(tiny_latents, 1, PrototypeOptions(cells=2))
+    found = find_prototypes(tiny_latents, 1, PrototypeOptions(grid_size=2))
     assert len(found.label) == 3 and np.isfinite(found.margin).all() and (found.margin < 0).all()
 
 
 def test_prototypes_follow_the_seed_alone(tiny_latents):
     def latent(seed):
-        return find_prototypes(tiny_latents, IPC, PrototypeOptions(cells=2, restarts=1), seed).latent
+        return find_prototypes(tiny_latents, IPC, PrototypeOptions(grid_size=2, restarts=1), seed).latent
 
     np.random.seed(1)  # noqa: NPY002 - the global state must not matter
     first = latent(0)
@@ -97,11 +97,11 @@ def test_classes_too_small_are_refused(tiny_latents):
 
 
 def test_a_table_comes_back_equal(tiny_latents, tmp_path):
-    found = find_prototypes(tiny_latents, IPC, PrototypeOptions(cells=2))
+    found = find_prototypes(tiny_latents, IPC, PrototypeOptions(grid_size=2))
     found.to_xarray().to_netcdf(tmp_path / "table.nc", engine="h5netcdf")
     loaded = Prototypes.load(tmp_path / "table.nc")
     assert torch.equal(loaded.latent, found.latent)
-    for name in ("label", "cluster_size", "rests_on", "margin"):
+    for name in ("label", "cluster_size", "n_sources", "margin"):
         assert np.array_equal(getattr(loaded, name), getattr(found, name))
     with pytest.raises(ArtifactError, match="cannot be read as prototypes"):
         Prototypes.load(tmp_path / "none.nc")

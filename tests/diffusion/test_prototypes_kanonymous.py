@@ -61,8 +61,8 @@ def test_a_kanonymous_prototype_is_the_coarse_mean_of_its_members():
     twos = torch.randn(7, 4, 8, 8, generator=generator) + 5.0
     found = _of_class(torch.cat([ones, twos]), 3, 2, PrototypeOptions(kind="kanonymous", k=5), 0)
     wanted = {6: lowpass(ones, 2).mean(0), 7: lowpass(twos, 2).mean(0)}
-    assert sorted(found.rests_on.tolist()) == [6, 7] and found.label.tolist() == [3, 3]
-    for latent, size in zip(found.latent, found.rests_on.tolist(), strict=True):
+    assert sorted(found.n_sources.tolist()) == [6, 7] and found.label.tolist() == [3, 3]
+    for latent, size in zip(found.latent, found.n_sources.tolist(), strict=True):
         torch.testing.assert_close(latent, wanted[size])
     assert (found.margin > 0).all()
 
@@ -78,17 +78,17 @@ def test_no_prototype_ever_rests_on_fewer_than_k_chips(chips, ipc, k, seed):
         return
     found = _of_class(latents, 0, ipc, options, 0)
     assert len(found.latent) == ipc
-    for latent, size, rests_on, members in zip(
-        found.latent, found.cluster_size, found.rests_on, found.members, strict=True
+    for latent, size, n_sources, members in zip(
+        found.latent, found.cluster_size, found.n_sources, found.members, strict=True
     ):
-        assert size == rests_on == len(set(members.tolist())) >= k
+        assert size == n_sources == len(set(members.tolist())) >= k
         torch.testing.assert_close(latent, lowpass(latents[torch.from_numpy(members)], 2).mean(0))
 
 
 def test_where_chips_are_few_images_share_prototypes():
     latents = torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     found = _of_class(latents, 0, 5, PrototypeOptions(kind="kanonymous", k=4), 0)
-    assert len(found.latent) == 5 and found.summary()["rests_on_at_least"] >= 4
+    assert len(found.latent) == 5 and found.summary()["min_n_sources"] >= 4
     assert torch.equal(found.latent[0], found.latent[2]) and not torch.equal(found.latent[0], found.latent[1])
 
 

@@ -1,4 +1,4 @@
-"""Observers: of graded age, their class means as defined, kept and read back."""
+"""Matching networks: trained for longer and longer, their class means as defined, kept and read back."""
 
 from __future__ import annotations
 
@@ -8,90 +8,90 @@ import numpy as np
 import pytest
 import torch
 
-from rsdistill.distillers.matching_networks import ObserverOptions, Observers, train_observers
+from rsdistill.distillers.matching_networks import MatchingNetworks, NetworkOptions, train_matching_networks
 from rsdistill.errors import ArtifactError
 from rsdistill.imaging.augmentation import augmented
 from rsdistill.imaging.normalisation import Normalisation
 from rsdistill.training.trainer import step_generator
 
-OPTIONS = ObserverOptions(count=3, youngest=2, steps=150, size=8, width=16, batch=16, lr=5e-3, views=2)
+OPTIONS = NetworkOptions(count=3, min_steps=2, steps=150, size=8, width=16, batch=16, lr=5e-3, views=2)
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_data, quiet):
-    return train_observers(tiny_data, OPTIONS, 0, None, quiet)
+    return train_matching_networks(tiny_data, OPTIONS, 0, None, quiet)
 
 
-def test_ages_grow_by_equal_factors():
-    assert ObserverOptions(count=3, youngest=4, steps=100).ages() == [4, 20, 100]
-    assert ObserverOptions(count=4, youngest=50, steps=20).ages() == [20] * 4
+def test_step_counts_grow_by_equal_factors():
+    assert NetworkOptions(count=3, min_steps=4, steps=100).step_counts() == [4, 20, 100]
+    assert NetworkOptions(count=4, min_steps=50, steps=20).step_counts() == [20] * 4
 
 
-def test_the_oldest_has_learned_the_classes(trained, tiny_data):
-    observers, figures = trained
-    seen = observers.see(torch.from_numpy(tiny_data.train.images()))
+def test_the_last_has_learned_the_classes(trained, tiny_data):
+    networks, figures = trained
+    seen = networks.prepare(torch.from_numpy(tiny_data.train.images()))
     right = [
-        float((observers.logits(n, observers.features(n, seen)).argmax(1).numpy() == tiny_data.train.labels).mean())
+        float((networks.logits(n, networks.features(n, seen)).argmax(1).numpy() == tiny_data.train.labels).mean())
         for n in range(OPTIONS.count)
     ]
     assert right[-1] > 0.9 > right[0]
-    assert 0 <= figures["val_oa_youngest"] <= figures["val_oa_oldest"] <= 1
+    assert 0 <= figures["val_oa_first"] <= figures["val_oa_last"] <= 1
 
 
 def test_class_means_are_those_of_all_random_views(trained, tiny_data):
-    observers = trained[0]
-    seen = observers.see(torch.from_numpy(tiny_data.train.images()))
+    networks = trained[0]
+    seen = networks.prepare(torch.from_numpy(tiny_data.train.images()))
     views = [augmented(seen, step_generator(0, 43, 0, turn)) for turn in range(OPTIONS.views)]
     for number in range(OPTIONS.count):
-        features = torch.cat([observers.features(number, view) for view in views])
+        features = torch.cat([networks.features(number, view) for view in views])
         labels = np.tile(tiny_data.train.labels, OPTIONS.views)
         wanted = torch.stack([features[labels == label].mean(0) for label in range(3)])
-        torch.testing.assert_close(observers.means[number], wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(networks.means[number], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_chips_are_seen_normalised_and_small(trained, tiny_data):
-    observers = trained[0]
+    networks = trained[0]
     chips = torch.from_numpy(tiny_data.train.images()[:2]).float()
-    normalised = observers.normalisation.forward(chips, tiny_data.bands)
-    torch.testing.assert_close(observers.see(chips), torch.nn.functional.avg_pool2d(normalised, 2))
+    normalised = networks.normalisation.forward(chips, tiny_data.bands)
+    torch.testing.assert_close(networks.prepare(chips), torch.nn.functional.avg_pool2d(normalised, 2))
     chips[0, 0] = torch.nan
-    assert torch.equal(observers.see(chips)[0, 0], torch.zeros(8, 8))
-    assert observers.see(chips[..., :4, :4]).shape == (2, 4, 8, 8)
+    assert torch.equal(networks.prepare(chips)[0, 0], torch.zeros(8, 8))
+    assert networks.prepare(chips[..., :4, :4]).shape == (2, 4, 8, 8)
 
 
-def test_the_same_seed_gives_the_same_observers_also_from_checkpoints(trained, tiny_data, quiet, tmp_path):
+def test_the_same_seed_gives_the_same_networks_also_from_checkpoints(trained, tiny_data, quiet, tmp_path):
     for _ in range(2):
-        again = train_observers(tiny_data, OPTIONS, 0, tmp_path, quiet)[0]
+        again = train_matching_networks(tiny_data, OPTIONS, 0, tmp_path, quiet)[0]
         assert all(
             torch.equal(a, b)
             for a, b in zip(again.state_dict().values(), trained[0].state_dict().values(), strict=True)
         )
-    other = train_observers(tiny_data, OPTIONS, 1, None, quiet)[0]
+    other = train_matching_networks(tiny_data, OPTIONS, 1, None, quiet)[0]
     assert not torch.equal(other.means, trained[0].means)
 
 
-def test_observers_are_read_back_as_they_were(trained, tmp_path):
+def test_networks_are_read_back_as_they_were(trained, tmp_path):
     trained[0].save(tmp_path)
-    again = Observers.load(tmp_path)
+    again = MatchingNetworks.load(tmp_path)
     seen = torch.randn(2, 4, 8, 8)
     assert torch.equal(again.features(2, seen), trained[0].features(2, seen)) and again.options == OPTIONS
     assert torch.equal(again.means, trained[0].means) and not any(p.requires_grad for p in again.parameters())
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "other"])
-def test_unreadable_observers_are_named(trained, tmp_path, harm):
+def test_unreadable_networks_are_named(trained, tmp_path, harm):
     trained[0].save(tmp_path)
-    told = tmp_path / "observers.json"
+    told = tmp_path / "matching_networks.json"
     if harm == "missing":
         told.unlink()
     elif harm == "cut":
-        (tmp_path / "observers.safetensors").write_bytes(b"x")
+        (tmp_path / "matching_networks.safetensors").write_bytes(b"x")
     else:
         told.write_text(json.dumps({**json.loads(told.read_text()), "classes": 5}))
     with pytest.raises(ArtifactError, match="cannot be read"):
-        Observers.load(tmp_path)
+        MatchingNetworks.load(tmp_path)
 
 
 def test_a_single_class_has_no_spread_between_classes(tiny_data):
     ranges = Normalisation((0.0,) * 4, (1.0,) * 4)
-    assert Observers(tiny_data.bands, 1, ranges, OPTIONS).spread(0) == 1.0
+    assert MatchingNetworks(tiny_data.bands, 1, ranges, OPTIONS).spread(0) == 1.0
