@@ -1,17 +1,27 @@
-"""One small decorator registry, used by every plug-in kind."""
+"""One small decorator registry, used by every plug-in kind; plug-ins of other packages come by entry points."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rsdistill.errors import OptionError, UnknownNameError
 from rsdistill.utils.options import parse_arguments
 
 T = TypeVar("T")
+
+
+class PluginWarning(UserWarning):
+    """An installed package offers a plug-in that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,15 @@ class Registry(Generic[T]):
     Args:
         kind: What is registered, in the singular, for messages.
         package: Package whose import registers the built-in plug-ins; imported at first use.
+        group: Entry-point group of plug-ins in other packages, loaded at first use too; ``rsdistill.`` and the
+            plural of ``kind`` unless given.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
         self.kind, self._package = kind, package
+        self.group = group or f"rsdistill.{kind.replace(' ', '_')}s"
         self._entries: dict[str, Entry[T]] = {}
+        self._complete = False
 
     def register(self, name: str, *, summary: str, source: str = "") -> Callable[[Any], Any]:
         """Decorator that makes a class or function known under a name.
@@ -69,7 +83,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: If nothing is registered under it.
         """
-        importlib.import_module(self._package)
+        self._load()
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries)
         return self._entries[name]
@@ -98,9 +112,80 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Registered names, sorted."""
-        importlib.import_module(self._package)
+        self._load()
         return sorted(self._entries)
 
     def __iter__(self) -> Iterator[Entry[T]]:
         """Iterate over the entries, sorted by name."""
         return (self.get(name) for name in self.names())
+
+    def _load(self) -> None:
+        """Import the built-in plug-ins and, once, those of other installed packages."""
+        importlib.import_module(self._package)
+        if self._complete:
+            return
+        self._complete = True
+        for point in entry_points(group=self.group):
+            try:
+                point.load()
+            except Exception as error:  # whatever another package's module does wrong, ours go on working
+                reason = f"{type(error).__name__}: {_one_line(error)}"
+                warnings.warn(
+                    f"{self.kind} '{point.name}' ({point.value}) cannot be loaded and is left out: {reason}",
+                    PluginWarning,
+                    stacklevel=3,
+                )
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Import modules that register plug-ins.
+
+    Args:
+        names: Modules by dotted name, looked for in the current folder too, or paths of Python files.
+
+    Raises:
+        OptionError: If a module cannot be imported; the message names it.
+    """
+    for name in names:
+        try:
+            if name.endswith(".py"):
+                _import_file(Path(name))
+            else:
+                _import_module(name)
+        except Exception as error:  # an imported file can fail in any way
+            kind = "" if isinstance(error, OptionError) else f"{type(error).__name__}: "
+            reason = kind + _one_line(error)
+            raise OptionError(f"plug-in '{name}' cannot be imported ({reason}); see --import") from error
+
+
+def _import_module(name: str) -> None:
+    # The command's own path lacks the current folder, where a plug-in being written usually lies.
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.import_module(name)
+
+
+def _import_file(path: Path) -> None:
+    """Import a file under its own name, or under a longer one where that name is taken; a second time does nothing."""
+    if not path.is_file():
+        raise OptionError("there is no such file")
+    place = str(path.resolve())
+    if any(getattr(module, "__file__", None) == place for module in list(sys.modules.values())):
+        return
+    taken = not path.stem.isidentifier() or path.stem in sys.modules or importlib.util.find_spec(path.stem) is not None
+    name = f"rsdistill_plugin_{path.stem.replace('.', '_')}" if taken else path.stem
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        raise OptionError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -17,6 +17,9 @@ from .leakage import (
     leakage as leakage,
 )
 from .metrics import (
+    METRICS as METRICS,
+)
+from .metrics import (
     Scores as Scores,
 )
 from .metrics import (

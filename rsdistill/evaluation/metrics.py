@@ -6,13 +6,22 @@ Plain functions of numpy arrays. All accuracies and scores are fractions, never 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.errors import OptionError
+from rsdistill.registry import Registry
+
+Metric = Callable[[NDArray[np.int64], NDArray[np.int64], int], float]
+"""Called as ``metric(labels, predictions, classes)`` with class positions of shape (n,); gives one figure."""
+
+METRICS: Registry[float] = Registry("metric", "rsdistill.evaluation.metrics")
+ACCURACIES = ("oa", "aa", "kappa")
 
 
 @dataclass(frozen=True)
@@ -23,25 +32,43 @@ class Scores:
         oa: Overall accuracy: share of chips that are labelled rightly.
         aa: Average accuracy: mean over classes of the share that is labelled rightly.
         kappa: Cohen's kappa: agreement beyond what chance alone would give.
+        extra: Further metrics by name.
     """
 
     oa: float
     aa: float
     kappa: float
+    extra: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def of(cls, truth: NDArray[Any], predicted: NDArray[Any]) -> Scores:
+    def of(
+        cls, truth: NDArray[Any], predicted: NDArray[Any], metrics: Sequence[str] = (), classes: int | None = None
+    ) -> Scores:
         """Scores of predictions.
 
         Args:
             truth: Class positions of shape (n,).
             predicted: Class positions of shape (n,).
+            metrics: Names of further metrics; the three above are always computed.
+            classes: Number of classes; None for the largest position found plus one.
 
         Raises:
-            OptionError: If the lengths differ or there is nothing to score.
+            OptionError: If the lengths differ, there is nothing to score, or a metric gives no number.
+            UnknownNameError: If a metric is unknown.
         """
-        matrix = confusion_matrix(truth, predicted)
-        return cls(_overall(matrix), _average(matrix), _kappa(matrix))
+        truth, predicted, classes = _paired(truth, predicted, classes)
+        three = {name: _measure(name, truth, predicted, classes) for name in ACCURACIES}
+        extra = {name: _measure(name, truth, predicted, classes) for name in further_metrics(metrics)}
+        return cls(**three, extra=extra)
+
+
+def further_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """The metrics besides OA, AA and kappa, each once, in the order given.
+
+    Raises:
+        UnknownNameError: If a metric is unknown.
+    """
+    return tuple(METRICS.get(name).name for name in dict.fromkeys(names) if name not in ACCURACIES)
 
 
 def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], classes: int | None = None) -> NDArray[np.int64]:
@@ -58,21 +85,39 @@ def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], classes: int 
     Raises:
         OptionError: If the lengths differ, there is nothing to count, or a position is out of range.
     """
-    truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
-    if truth.ndim != 1 or truth.shape != predicted.shape or not truth.size:
-        raise OptionError(
-            f"accuracy needs one prediction a label: {truth.shape} labels and {predicted.shape} predictions do not pair"
-        )
-    largest = int(max(truth.max(), predicted.max()))
-    size = largest + 1 if classes is None else classes
-    if min(truth.min(), predicted.min()) < 0 or largest >= size:
-        raise OptionError(f"class positions must lie between 0 and {size - 1}")
+    truth, predicted, size = _paired(truth, predicted, classes)
     return np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+
+
+@METRICS.register("oa", summary="overall accuracy: share of chips labelled rightly")
+def _oa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predictions))
+
+
+@METRICS.register("aa", summary="average accuracy: mean over the classes of the share labelled rightly")
+def _aa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> float:
+    from sklearn.metrics import balanced_accuracy_score
+
+    with warnings.catch_warnings():
+        # A prediction of a class that no label has is a plain mistake here.
+        warnings.simplefilter("ignore", UserWarning)
+        return float(balanced_accuracy_score(labels, predictions))
+
+
+@METRICS.register("kappa", summary="Cohen's kappa: agreement beyond chance", source="Cohen 1960")
+def _kappa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> float:
+    from sklearn.metrics import cohen_kappa_score
+
+    if labels.min() == labels.max() and np.array_equal(labels, predictions):
+        return 1.0  # 0 / 0 in the formula
+    return float(cohen_kappa_score(labels, predictions))
 
 
 def overall_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
     """Share of chips labelled rightly; arguments and errors as of :func:`confusion_matrix`."""
-    return _overall(confusion_matrix(truth, predicted))
+    return _oa(*_paired(truth, predicted, None))
 
 
 def average_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -80,7 +125,7 @@ def average_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
 
     Arguments and errors as of :func:`confusion_matrix`.
     """
-    return _average(confusion_matrix(truth, predicted))
+    return _aa(*_paired(truth, predicted, None))
 
 
 def cohen_kappa(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -91,7 +136,7 @@ def cohen_kappa(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
 
     Source: Cohen, A coefficient of agreement for nominal scales, 1960.
     """
-    return _kappa(confusion_matrix(truth, predicted))
+    return _kappa(*_paired(truth, predicted, None))
 
 
 def hlr(full_hard: float, distilled_hard: float) -> float:
@@ -193,19 +238,31 @@ def coverage(
     return float(best.mean())
 
 
-def _overall(matrix: NDArray[np.int64]) -> float:
-    return float(np.trace(matrix) / matrix.sum())
+def _paired(
+    truth: NDArray[Any], predicted: NDArray[Any], classes: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Labels and predictions as int64 and the number of classes, once they fit each other."""
+    truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+    if truth.ndim != 1 or truth.shape != predicted.shape or not truth.size:
+        raise OptionError(
+            f"accuracy needs one prediction a label: {truth.shape} labels and {predicted.shape} predictions do not pair"
+        )
+    largest = int(max(truth.max(), predicted.max()))
+    size = largest + 1 if classes is None else classes
+    if min(truth.min(), predicted.min()) < 0 or largest >= size:
+        raise OptionError(f"class positions must lie between 0 and {size - 1}")
+    return truth, predicted, size
 
 
-def _average(matrix: NDArray[np.int64]) -> float:
-    occurring = matrix.sum(axis=1) > 0
-    return float((np.diag(matrix)[occurring] / matrix.sum(axis=1)[occurring]).mean())
-
-
-def _kappa(matrix: NDArray[np.int64]) -> float:
-    total = float(matrix.sum())
-    chance = float((matrix.sum(axis=0) / total) @ (matrix.sum(axis=1) / total))
-    return 1.0 if chance >= 1.0 else (_overall(matrix) - chance) / (1.0 - chance)
+def _measure(name: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
+    value: Any = METRICS.get(name).factory(truth, predicted, classes)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise OptionError(f"metric '{name}' gave {value!r}, not a finite number; mend it or leave it out")
+    return number
 
 
 def _normalised(value: float) -> float:

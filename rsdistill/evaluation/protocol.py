@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from rsdistill import distilled as soft_labels
@@ -17,9 +18,9 @@ from rsdistill.datasets.real_chips import RealChips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, SplitError
 from rsdistill.evaluation.leakage import SIZE, Leakage, aligned, leakage
-from rsdistill.evaluation.metrics import Scores
+from rsdistill.evaluation.metrics import ACCURACIES, Scores, further_metrics
 from rsdistill.evaluation.results import EvaluationReport, Row, Store
-from rsdistill.evaluation.student_training import Recipe, evaluate_student, train_student
+from rsdistill.evaluation.student_training import Recipe, predict, train_student
 from rsdistill.imaging.pixels import shrink, spread
 from rsdistill.models.networks import check_student
 from rsdistill.training.trainer import TrainerOptions, resolve_device
@@ -48,6 +49,7 @@ def evaluate(
     full: bool = True,
     folder: str | Path | None = None,
     options: TrainerOptions | None = None,
+    metrics: Sequence[str] = ACCURACIES,
 ) -> EvaluationReport:
     """Train students on distilled sets and on all real chips, score them on test, and audit the sets.
 
@@ -63,6 +65,7 @@ def evaluate(
         full: Whether to add the row that trains on all real training chips.
         folder: Where finished parts are kept; a second call with the same inputs continues from there.
         options: Device and precision; one device is used.
+        metrics: Names in ``METRICS``. OA, AA and kappa are always given; others become further columns.
 
     Returns:
         A row for each method, size and kind of label, with accuracies and leakage.
@@ -72,11 +75,12 @@ def evaluate(
         SplitError: If there are no test chips.
         AuditError: If a class of a set has no training or no held-out chip.
         BandError: If a set has other bands than the dataset.
-        UnknownNameError: If the student, an option or a class of a set is unknown.
+        UnknownNameError: If the student, an option, a metric or a class of a set is unknown.
         StorageError: If the folder cannot be written.
     """
     recipe = Recipe.of(recipe)
     check_student(recipe.student, recipe.student_options)
+    further = further_metrics(metrics)
     if not seeds or len(set(seeds)) < len(seeds):
         raise OptionError(f"training seeds {list(seeds)}: name at least one, each once")
     if not len(data.test):
@@ -84,7 +88,7 @@ def evaluate(
     groups = list(_grouped(sets, data, recipe))
     if full:
         groups.append(_Group(FULL, None, "hard", ()))
-    work = _Work(data, recipe, Store(folder), options or TrainerOptions())
+    work = _Work(data, recipe, Store(folder), options or TrainerOptions(), further)
     students = sum(max(1, len(group.sets)) for group in groups) * len(seeds)
     with tqdm(total=students, desc="students", disable=None if work.options.progress else True) as bar:
         rows = tuple(work.row(group, seeds, bar) for group in groups)
@@ -111,8 +115,10 @@ def _grouped(
 class _Work:
     """One evaluation under way: real chips are read only when something is left to compute."""
 
-    def __init__(self, data: SceneData, recipe: Recipe, store: Store, options: TrainerOptions) -> None:
-        self.data, self.recipe, self.store, self.options = data, recipe, store, options
+    def __init__(
+        self, data: SceneData, recipe: Recipe, store: Store, options: TrainerOptions, metrics: Sequence[str] = ()
+    ) -> None:
+        self.data, self.recipe, self.store, self.options, self.metrics = data, recipe, store, options, metrics
         self._real: dict[int | None, RealChips] = {}
         self._identity = _identity(data)
 
@@ -132,15 +138,18 @@ class _Work:
 
     def _scores(self, group: _Group, tiles: DistilledSet | None, seed: int) -> Scores:
         content = FULL if tiles is None else tiles.content_digest()
-        key = digest(["student", package_version(), self._identity, content, group.track, self.recipe.to_dict(), seed])
+        made_with = [self._identity, content, group.track, self.recipe.to_dict(), seed]
+        key = digest(["test predictions", package_version(), *made_with])
         saved = self.store.load(key)
         if saved is None:
-            found = self._train(group, tiles, seed)
-            saved = {"method": group.method, "ipc": group.ipc, "track": group.track, "seed": seed, **asdict(found)}
+            predicted = self._train(group, tiles, seed).tolist()
+            # Kept as predictions, so that another metric needs no other student.
+            saved = {"method": group.method, "ipc": group.ipc, "track": group.track, "seed": seed, "test": predicted}
             self.store.save(key, saved)
-        return Scores(saved["oa"], saved["aa"], saved["kappa"])
+        return Scores.of(self.data.test.labels, np.asarray(saved["test"]), self.metrics, len(self.data.classes))
 
-    def _train(self, group: _Group, tiles: DistilledSet | None, seed: int) -> Scores:
+    def _train(self, group: _Group, tiles: DistilledSet | None, seed: int) -> NDArray[np.int64]:
+        """What a student trained on a set makes of the test chips."""
         real, recipe = self._real_chips(self.recipe.size), self.recipe
         images, labels, soft = real.train.images, real.train.labels, None
         if tiles is None:
@@ -152,7 +161,7 @@ class _Work:
         student = train_student(
             images, labels, soft, recipe, len(self.data.classes), seed, real.normalisation, self.options, label
         )
-        return evaluate_student(student.to(resolve_device(self.options)), real.test.images, real.test.labels)
+        return predict(student.to(resolve_device(self.options)), real.test.images)
 
     def _leakage(self, tiles: DistilledSet) -> Leakage:
         key = digest(["leakage", package_version(), self._identity, tiles.content_digest(), SIZE])

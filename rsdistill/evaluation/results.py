@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,11 @@ import numpy as np
 
 from rsdistill.errors import ArtifactError, storage_errors
 from rsdistill.evaluation.leakage import Leakage
-from rsdistill.evaluation.metrics import Scores
+from rsdistill.evaluation.metrics import ACCURACIES, Scores
 from rsdistill.utils.io import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_ACCURACIES = ("oa", "aa", "kappa")
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Row:
         sets: Number of generated sets; 1 for ``full``.
         n: Number of students: sets x training seeds.
         bytes: Storage of one set, mean over the sets: pixels, and hard or soft labels as the track uses them.
+        extra: Further metrics: the mean by name, and its standard deviation by name and ``_std``.
     """
 
     method: str
@@ -65,6 +64,7 @@ class Row:
     sets: int
     n: int
     bytes: int
+    extra: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(
@@ -81,10 +81,11 @@ class Row:
     ) -> Row:
         """Summarise the scores of several students and the leakage of several sets."""
         accuracy: dict[str, Any] = {}
-        for name in _ACCURACIES:
-            values = [getattr(s, name) for s in scores]
-            accuracy[name] = float(np.mean(values))
-            accuracy[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        for name in ACCURACIES:
+            accuracy |= _mean_and_std(name, [getattr(score, name) for score in scores])
+        extra: dict[str, float | None] = {}
+        for name in scores[0].extra:
+            extra |= _mean_and_std(name, [score.extra[name] for score in scores])
         low, high = leak.held_out_null.interval if leak else (None, None)
         return cls(
             method=method,
@@ -100,7 +101,18 @@ class Row:
             sets=sets,
             n=len(scores),
             bytes=size_bytes,
+            extra=extra,
         )
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """Names of the further metrics."""
+        return tuple(name for name in self.extra if f"{name}_std" in self.extra)
+
+    def flat(self) -> dict[str, Any]:
+        """All figures in one mapping, the further metrics last."""
+        values = asdict(self)
+        return values | values.pop("extra")
 
 
 @dataclass(frozen=True)
@@ -141,13 +153,14 @@ class EvaluationReport:
         """The rows as a data frame; figures are fractions."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([row.flat() for row in self.rows])
 
     def table(self) -> str:
         """The rows as plain text, in percent; each value is followed by its standard deviation over students."""
         header = ("method", "IPC", "images", "student", "labels", "OA %", "AA %", "kappa")
         leaks = ("train neighbour % (95 %)", "copies %", "n")
-        lines = [(*header, *leaks), *(_cells(row) for row in self.rows)]
+        extra = tuple(dict.fromkeys(name for row in self.rows for name in row.extra_names))
+        lines = [(*header, *extra, *leaks), *(_cells(row, extra) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         padded.insert(1, "-" * len(padded[0]))
@@ -161,8 +174,12 @@ class EvaluationReport:
         return "\n".join([*(line.rstrip() for line in padded), *notes])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    kappa = f"{row.kappa:.3f}" + ("" if row.kappa_std is None else f" ± {row.kappa_std:.3f}")
+def _mean_and_std(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {name: float(np.mean(values)), f"{name}_std": std}
+
+
+def _cells(row: Row, extra: Sequence[str]) -> tuple[str, ...]:
     null = _percent(row.held_out_null, digits=0)
     if row.held_out_low is not None and row.held_out_high is not None:
         null += f" ({100 * row.held_out_low:.0f} to {100 * row.held_out_high:.0f})"
@@ -174,11 +191,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.track,
         _percent(row.oa, row.oa_std),
         _percent(row.aa, row.aa_std),
-        kappa,
+        _decimal(row.kappa, row.kappa_std),
+        *(_decimal(row.extra.get(name), row.extra.get(f"{name}_std")) for name in extra),
         null,
         _percent(row.copied, digits=0),
         str(row.n),
     )
+
+
+def _decimal(value: float | None, std: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + ("" if std is None else f" ± {std:.3f}")
 
 
 def _percent(value: float | None, std: float | None = None, digits: int = 1) -> str:

@@ -1,3 +1,4 @@
+from .formats import EXPORT_FORMATS as EXPORT_FORMATS
 from .georef import GeoRef as GeoRef
 from .georef import Place as Place
 from .tile_validation import Fault as Fault

@@ -1,4 +1,4 @@
-"""The tile index: a GeoPackage of footprints that brings its own style, and GeoParquet as an extra."""
+"""The tile index: a GeoPackage of footprints that brings its own style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rsdistill.errors import ExportError
 from rsdistill.export.georef import REAL_PLACE, footprint
 from rsdistill.export.geotiff import Written
-from rsdistill.export.metadata import GEOPARQUET, INDEX, INDEX_LAYER, Facts, Tile
+from rsdistill.export.metadata import INDEX, INDEX_LAYER, Facts, Tile
 from rsdistill.export.qgis_style import footprint_style, to_text
 from rsdistill.utils.io import complete_file
 
@@ -78,13 +78,12 @@ def tile_frame(tiles: Sequence[Tile], written: Sequence[Written], facts: Facts) 
     return geopandas.GeoDataFrame(columns, geometry=by_system)
 
 
-def write_index(folder: Path, frame: geopandas.GeoDataFrame, geoparquet: bool = False) -> None:
+def write_index(folder: Path, frame: geopandas.GeoDataFrame) -> None:
     """Write the index with its default style.
 
     Args:
         folder: The exported folder.
         frame: From :func:`tile_frame`.
-        geoparquet: Also write GeoParquet.
 
     Raises:
         ExportError: If the GeoPackage cannot be written.
@@ -92,9 +91,6 @@ def write_index(folder: Path, frame: geopandas.GeoDataFrame, geoparquet: bool = 
     """
     with complete_file(folder / INDEX) as partial:
         _write_geopackage(partial, frame)
-    if geoparquet:
-        with complete_file(folder / GEOPARQUET) as partial:
-            frame.to_parquet(partial, index=False)
 
 
 def _write_geopackage(path: Path, frame: geopandas.GeoDataFrame) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,9 +14,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rsdistill.classes import ClassInfo
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import OptionError, StorageError, storage_errors
+from rsdistill.export.formats import check_formats, write_formats
 from rsdistill.export.georef import GeoRef
 from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, write_geotiff
 from rsdistill.export.index import tile_frame, write_index
@@ -57,6 +56,7 @@ def export_tiles(
     workers: int = 1,
     progress: bool = True,
     geoparquet: bool = False,
+    formats: Sequence[str] = (),
     allow_blocked: bool = False,
 ) -> Path:
     """Write a distilled set as georeferenced tiles with index, mosaics, catalog and QGIS project.
@@ -73,7 +73,8 @@ def export_tiles(
             and keep what was written if this one is.
         workers: Processes that write tiles.
         progress: Show a progress bar.
-        geoparquet: Also write the index as GeoParquet.
+        geoparquet: Also write the index as GeoParquet; the same as the format ``geoparquet``.
+        formats: Further formats to write, by the names in ``EXPORT_FORMATS``.
         allow_blocked: Also write generated tiles that the audit blocked; they are left out otherwise. The manifest,
             the README and every tile say how many there were and what was done.
 
@@ -83,20 +84,25 @@ def export_tiles(
     Raises:
         ExportError: If the set, the layout or the folder does not allow it, or the audit blocked all tiles.
         OptionError: If ``workers`` is below 1, or pyarrow is missing for GeoParquet.
+        UnknownNameError: If a format is unknown.
         StorageError: If the folder exists, or cannot be written.
     """
     folder = Path(folder)
     if workers < 1:
         raise OptionError(f"workers is {workers}; give 1 or more processes")
-    if geoparquet and importlib.util.find_spec("pyarrow") is None:
-        raise OptionError("GeoParquet needs the package pyarrow; install it, or leave out geoparquet")
+    formats = check_formats([*(["geoparquet"] if geoparquet else []), *formats])
     georef = georef or GeoRef()
     tiles, gate = pass_gate(tiles, allow_blocked)
     if gate.notice is not None:
         warnings.warn(gate.notice, BlockedTilesWarning, stacklevel=2)
     facts, listed = gather_facts(tiles, georef, dtype, gate.notice), list_tiles(tiles, georef)
     composites = choose_composites(tiles)
-    options = {"georef": asdict(georef), "geoparquet": geoparquet, "stretch": [asdict(c) for c in composites]}
+    options = {
+        "georef": asdict(georef),
+        "geoparquet": "geoparquet" in formats,
+        "formats": list(formats),
+        "stretch": [asdict(c) for c in composites],
+    }
     key = digest([FORMAT, facts.document, options])
     if _is_done(folder, key, overwrite, resume):
         return folder
@@ -106,7 +112,7 @@ def export_tiles(
             created = _open_staging(staging, key, resume)
             job = _Job(staging, facts, composites, created, to_text(raster_style(composites[0])))
             written = _write_tiles(job, listed, tiles.image, workers, progress)
-            _write_rest(job, tiles.classes, listed, written, options, key, gate)
+            _write_rest(job, tiles, listed, written, options, key, gate)
             _move_into_place(staging, folder)
         except BaseException:
             if not resume:
@@ -211,7 +217,7 @@ def _write_one(job: _Job, tile: Tile, pixels: NDArray[Any]) -> Written:
 
 def _write_rest(
     job: _Job,
-    classes: Sequence[ClassInfo],
+    tiles: DistilledSet,
     listed: Sequence[Tile],
     written: Sequence[Written],
     options: dict[str, Any],
@@ -221,10 +227,11 @@ def _write_rest(
     folder, facts = job.folder, job.facts
     mosaics = write_mosaics(folder, listed, facts)
     write_project(folder, listed, facts, mosaics, job.composites)
-    write_index(folder, tile_frame(listed, written, facts), geoparquet=options["geoparquet"])
+    write_index(folder, tile_frame(listed, written, facts))
     write_catalog(folder, listed, facts, job.created)
     (folder / README).write_text(readme_text(listed, facts, bool(mosaics)), encoding="utf-8")
     (folder / CITATION).write_text(citation_text(facts), encoding="utf-8")
+    further = write_formats(options["formats"], tiles, folder)
     systems = list(dict.fromkeys(tile.spot.wkt for tile in listed))
     manifest = {
         "format": FORMAT,
@@ -233,14 +240,14 @@ def _write_rest(
         "facts": facts.document,
         "options": options,
         "audit": gate.to_dict(),
-        "classes": [asdict(info) for info in classes],
+        "classes": [asdict(info) for info in tiles.classes],
         "crs": systems,
         "mosaics": [mosaic.path for mosaic in mosaics],
         "tiles": [
             {**_listing(tile, item), "crs": systems.index(tile.spot.wkt)}
             for tile, item in zip(listed, written, strict=True)
         ],
-        "files": _checksums(folder, (README, CITATION)),
+        "files": _checksums(folder, (README, CITATION, *further)),
     }
     write_json(folder / MANIFEST, {**manifest, "seal": digest(manifest)})
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -156,3 +158,143 @@ def _missing(error: TypeError) -> str:
 
 def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
+
+
+@dataclass(frozen=True)
+class OptionHelp:
+    """One option as help shows it.
+
+    Attributes:
+        name: Dotted name.
+        type: What its values are, in words.
+        default: Its default as written in YAML; ``required`` where there is none.
+        meaning: What it does, from the docstring.
+    """
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+def describe_options(factory: Callable[..., Any], prefix: str = "", given: Collection[str] = ()) -> list[OptionHelp]:
+    """All options of a dataclass, or of a plug-in's class or function; nested groups are flattened.
+
+    Args:
+        factory: The dataclass, class or function; its docstring's Args or Attributes say what each option means.
+        prefix: Dotted path that stands before each name.
+        given: Arguments that are not the user's to set, left out.
+
+    Returns:
+        The options in the order of the signature.
+    """
+    return list(_described(factory, prefix, inspect.Parameter.empty, given))
+
+
+def _described(
+    factory: Callable[..., Any], prefix: str, instance: Any, given: Collection[str] = ()
+) -> Iterator[OptionHelp]:
+    """Options of a factory; defaults are those of ``instance`` where a group's default is one."""
+    hints, meanings = _hints(factory), _meanings(factory)
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.name in given or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        name, hint = _join(prefix, parameter.name), hints.get(parameter.name, Any)
+        default = _default(factory, parameter)
+        if dataclasses.is_dataclass(factory) and instance is not inspect.Parameter.empty and instance is not None:
+            default = getattr(instance, parameter.name)
+        group = next((part for part in _union(hint) if dataclasses.is_dataclass(part)), None)
+        if group is None or default is None:
+            words = _in_words(hint) if group is None else "a group of options, or none"
+            yield OptionHelp(name, words, _yaml(default), meanings.get(parameter.name, ""))
+        if group is not None:
+            yield from _described(group, name, default)  # type: ignore[arg-type]
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    if dataclasses.is_dataclass(factory):
+        target = factory
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def _default(factory: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Default of a parameter; that of a dataclass may be made anew for each instance."""
+    if dataclasses.is_dataclass(factory):
+        for item in dataclasses.fields(factory):
+            if item.name == parameter.name and item.default_factory is not dataclasses.MISSING:
+                return item.default_factory()
+    return parameter.default
+
+
+def _meanings(factory: Callable[..., Any]) -> dict[str, str]:
+    """What docstrings say of each option, those of base classes included."""
+    from docstring_parser import DocstringStyle, parse
+
+    owners: list[Any] = [factory]
+    if inspect.isclass(factory):
+        owners = [owner for kind in factory.__mro__ for owner in (kind, vars(kind).get("__init__"))]
+    meanings: dict[str, str] = {}
+    for owner in owners:
+        for found in parse(getattr(owner, "__doc__", None) or "", DocstringStyle.GOOGLE).params:
+            # The markup of the API pages is no help at a terminal.
+            text = re.sub(r":\w+:`~?([^`]+)`", r"'\1'", " ".join((found.description or "").split()))
+            meanings.setdefault(found.arg_name, text.replace("``", "'"))
+    return meanings
+
+
+_SCALARS = {
+    bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value", type(None): "none"
+}  # fmt: skip
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def _union(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a type; the type itself where there is one."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        return _union(typing.get_args(hint)[0])
+    return typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+
+
+def _in_words(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return ", ".join([_in_words(inner[0]), *_limits(hint)])
+    if origin in (typing.Union, types.UnionType):
+        # None comes last, however the type is written.
+        return " or ".join(_in_words(part) for part in sorted(inner, key=lambda part: part is type(None)))
+    if origin is typing.Literal:
+        return " or ".join(map(str, inner))
+    if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
+        many = origin is not tuple or Ellipsis in inner
+        return f"list of {_in_words(inner[0])}" if many else f"{len(inner)} values: {_in_words(inner[0])}"
+    if origin is dict or (inspect.isclass(origin) and issubclass(origin, Mapping)) or hint is dict:
+        return "values by name"
+    return _SCALARS.get(hint) or str(getattr(hint, "__name__", hint))
+
+
+def _limits(hint: Any) -> Iterator[str]:
+    for note in typing.get_args(hint)[1:]:
+        for limit in getattr(note, "metadata", (note,)):
+            yield from (f"{words} {getattr(limit, key):g}" for key, words in _LIMITS.items() if hasattr(limit, key))
+            if getattr(limit, "min_length", 0):
+                yield f"{limit.min_length} or more"
+
+
+def _yaml(value: Any) -> str:
+    """A default as it would be written in a config."""
+    if value is inspect.Parameter.empty:
+        return "required"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.metrics.pairwise import cosine_similarity
 
-from rsdistill.errors import OptionError
+from rsdistill.errors import OptionError, UnknownNameError
 from rsdistill.evaluation import (
+    METRICS,
+    EvaluationReport,
+    Row,
     Scores,
     alpha_score,
     ars,
@@ -115,3 +118,49 @@ def test_coverage_of_the_set_itself_is_one_and_misfits_are_refused():
         coverage(features, labels, features[:, :2], labels)
     with pytest.raises(OptionError):
         coverage(features, labels[:3], features, labels)
+
+
+@pytest.fixture
+def registered():
+    """Two metrics of one's own, forgotten afterwards."""
+    before = dict(METRICS._entries)
+
+    @METRICS.register("macro-f1", summary="mean F1 over all classes")
+    def macro_f1(labels, predictions, classes):
+        return reference.f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0)
+
+    METRICS.register("broken", summary="gives no number")(lambda labels, predictions, classes: math.nan)
+    yield
+    METRICS._entries = before
+
+
+def test_a_registered_metric_becomes_a_column(registered):
+    assert {"oa", "aa", "kappa", "macro-f1"} <= set(METRICS.names())
+    truth, predicted = np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1])
+    scores = [Scores.of(truth, predicted, ("oa", "macro-f1"), 4), Scores.of(truth, truth, ("macro-f1",), 4)]
+    assert scores[0].extra == {"macro-f1": pytest.approx((1 + 2 / 3 + 2 / 3 + 0) / 4)}
+    row = Row.of("mine", 1, "convnet", "hard", True, scores, None, 1, 10)
+    plain = Row.of("full", None, "convnet", "hard", False, [Scores.of(truth, truth)], None, 1, 10)
+    report = EvaluationReport("scenes", {}, (0,), 4, (row, plain))
+    assert EvaluationReport.from_dict(report.to_dict()) == report
+    frame = report.to_frame()
+    assert frame.loc[0, "macro-f1"] == pytest.approx(np.mean([s.extra["macro-f1"] for s in scores]))
+    assert "extra" not in frame and frame.loc[0, "macro-f1_std"] > 0
+    header, _, first, second = report.table().splitlines()[:4]
+    column = header.index("macro-f1")
+    assert first[column:].startswith("0.667 ± ") and second[column:].startswith("- ")
+
+
+def test_reports_without_further_metrics_still_load():
+    row = Row.of("mine", 1, "convnet", "hard", True, [Scores(0.5, 0.5, 0.0)], None, 1, 10)
+    values = EvaluationReport("scenes", {}, (0,), 4, (row,)).to_dict()
+    del values["rows"][0]["extra"]
+    assert EvaluationReport.from_dict(values).rows == (row,)
+
+
+def test_a_metric_that_is_unknown_or_gives_no_number_is_refused(registered):
+    truth = np.array([0, 1])
+    with pytest.raises(OptionError, match="metric 'broken' gave nan"):
+        Scores.of(truth, truth, ("broken",))
+    with pytest.raises(UnknownNameError, match="did you mean 'macro-f1'"):
+        Scores.of(truth, truth, ("macrof1",))

@@ -18,7 +18,12 @@ from rattler import MatchSpec
 from rattler_build import Stage0Recipe, VariantConfig
 
 # Where conda-forge's name is another one.
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "huggingface-hub": "huggingface_hub",
+    "docstring-parser": "docstring_parser",
+}
 # Looked up on conda-forge under their own name; a new dependency is looked up before it joins either list.
 ON_CONDA_FORGE = set(
     """
