@@ -73,6 +73,18 @@ def test_ci_script_can_be_run():
     subprocess.run(["bash", "-n", script], check=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_github_files_hold_what_github_asks_for(path):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.parent.name == "workflows":
+        (job,) = content["jobs"].values()
+        assert job["steps"][-1]["run"] == ".ci/run"
+    elif path.parent.name == "ISSUE_TEMPLATE" and path.name != "config.yml":
+        ids = [part["id"] for part in content["body"]]
+        assert content["name"] and content["description"] and len(ids) == len(set(ids))
+        assert all(part["attributes"]["label"] for part in content["body"])
+
+
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make in the project, without touching its environment."""
     return subprocess.run(["make", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
