@@ -26,7 +26,8 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller
 from rsdistill.distillers.dpd import DPD
 from rsdistill.evaluation import Recipe, coverage, evaluate
-from rsdistill.imaging.pixels import Normalisation, shrink
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import shrink
 from rsdistill.pipeline.config import load_config, merge_overrides, parse_config
 from rsdistill.pipeline.stages import Run
 from rsdistill.report import contact_sheet
@@ -160,7 +161,7 @@ def _drawn(method: Distiller, run: Run, seed: int, folder: Path) -> float:
 def _coverage(sets: list[DistilledSet], data: SceneData) -> float:
     """Mean over sets of how near each test chip has a tile of its class, in the audit's features."""
     chips = shrink(data.train.images(), data.bands, None)
-    features = create_features("auto", data, Normalisation.of(chips[:512]))
+    features = create_features("auto", data, StandardNormalisation.of(chips[:512]))
 
     def seen(view: SceneView | DistilledSet) -> np.ndarray[Any, Any]:
         images = view.image if isinstance(view, DistilledSet) else view.images()

@@ -40,7 +40,7 @@ from rsdistill.codecs.spectral import SpectralCodec
 from rsdistill.datasets import load_dataset
 from rsdistill.datasets.base import SceneData
 from rsdistill.evaluation import ergas, index_error, psnr_per_band, spectral_angle
-from rsdistill.imaging.normalisation import Normalisation, to_sensor
+from rsdistill.imaging.normalisation import RangeNormalisation, to_sensor
 from rsdistill.training.trainer import TrainerOptions
 from rsdistill.utils.io import write_json
 from rsdistill.utils.provenance import library_versions
@@ -136,7 +136,7 @@ def open_data(options: argparse.Namespace, bands: Sequence[str] | None = None) -
 def linear_rows(data: SceneData, truth: Chips, values: int, seed: int) -> list[Row]:
     """Linear transforms with this many latent values a chip; those that cannot have as many are left out."""
     train = data.train.images()
-    ranges = Normalisation.fit(train, data.bands)
+    ranges = RangeNormalisation.fit(train, data.bands)
 
     def normalised(code: Callable[[torch.Tensor], torch.Tensor], chips: Chips) -> Chips:
         images = ranges.inverse(code(ranges.forward(torch.from_numpy(chips), data.bands)))
@@ -269,7 +269,7 @@ def _values(codec: Codec, chips: Chips) -> int:
     return codec.latent_channels * (chips.shape[-2] // codec.factor) * (chips.shape[-1] // codec.factor)
 
 
-def _spans(ranges: Normalisation) -> NDArray[np.float64]:
+def _spans(ranges: RangeNormalisation) -> NDArray[np.float64]:
     return (np.asarray(ranges.high) - np.asarray(ranges.low))[None, :, None, None]
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsdistill.captions import TEMPLATE
-from rsdistill.codecs.store import VIEWS, dihedral
+from rsdistill.codecs.store import VIEWS
 from rsdistill.datasets.synthetic import SyntheticScenes
+from rsdistill.imaging.augmentation import dihedral
 from rsdistill.utils.provenance import digest
 
 Facts = Mapping[str, float | str]

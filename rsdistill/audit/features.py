@@ -13,7 +13,8 @@ from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import OptionError
 from rsdistill.imaging.composites import stretch_limits
-from rsdistill.imaging.pixels import Normalisation, resize, shrink, spread
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import resize, shrink, spread
 from rsdistill.models.imagenet import imagenet_network, installed
 
 _REFERENCE_CHIPS = 256
@@ -89,7 +90,7 @@ class Descriptors(Features):
 
     name = "gradient histograms"
 
-    def __init__(self, normalisation: Normalisation) -> None:
+    def __init__(self, normalisation: StandardNormalisation) -> None:
         self._normalisation = normalisation
 
     def raw(self, images: torch.Tensor) -> torch.Tensor:
@@ -99,7 +100,7 @@ class Descriptors(Features):
         return torch.cat([*parts, resize(normal, 2).flatten(1)], dim=1)
 
 
-def create_features(kind: FeatureKind, data: SceneData, normalisation: Normalisation) -> Features:
+def create_features(kind: FeatureKind, data: SceneData, normalisation: StandardNormalisation) -> Features:
     """Features of a kind, fitted to the training chips.
 
     Args:

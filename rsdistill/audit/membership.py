@@ -44,7 +44,9 @@ from rsdistill.errors import AuditError
 from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import Store
 from rsdistill.evaluation.student_training import Recipe, Student, train_student
-from rsdistill.imaging.pixels import Normalisation, blocks, shrink, spread
+from rsdistill.imaging.augmentation import turned as symmetry
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, shrink, spread
 from rsdistill.models.networks import check_student
 from rsdistill.training.trainer import TrainerOptions, derived_seed, resolve_device
 from rsdistill.utils.options import parse_options
@@ -217,7 +219,7 @@ class _Pool:
     chips: Chips
     rest: Chips
     position: NDArray[np.int64]
-    normalisation: Normalisation
+    normalisation: StandardNormalisation
     classes: int
 
     @classmethod
@@ -244,7 +246,7 @@ class _Pool:
             chips,
             Chips(train.images[rest], train.labels[rest]),
             position,
-            Normalisation.of(images[spread(len(images), _STATISTICS_CHIPS)]),
+            StandardNormalisation.of(images[spread(len(images), _STATISTICS_CHIPS)]),
             len(data.classes),
         )
 
@@ -425,7 +427,7 @@ def confidences(student: Student, chips: Chips, views: int = 1) -> FloatArray:
         labels = torch.from_numpy(chips.labels[part]).to(device)[:, None]
         total = torch.zeros(len(part), dtype=torch.float64, device=device)
         for view in range(views):
-            turned = torch.rot90(images.flip(3) if view % 2 else images, view // 2, (2, 3))
+            turned = symmetry(images, view // 2, mirror=bool(view % 2))
             logits = student(turned).double()
             others = logits.scatter(1, labels, -torch.inf).logsumexp(1)
             total += logits.gather(1, labels)[:, 0] - others

@@ -15,9 +15,11 @@ from rsdistill.audit.features import Features
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import AuditError
-from rsdistill.evaluation.leakage import NEIGHBOURS, SIZE
-from rsdistill.imaging.pixels import Normalisation, blocks, resize, shrink, spread
-from rsdistill.imaging.similarity import Structure, ssim
+from rsdistill.evaluation.leakage import SIZE
+from rsdistill.imaging.augmentation import dihedral_views
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, resize, shrink, spread
+from rsdistill.imaging.similarity import NEIGHBOURS, Structure, copy_ratios, mean_of_finite, ssim
 
 FloatArray = NDArray[np.float64]
 
@@ -84,13 +86,6 @@ class Matches:
         return (fisher[:, 0] - rivals).numpy()
 
 
-def symmetries(images: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The eight turned and mirrored versions of square images (..., S, S), the first one unchanged."""
-    for version in (images, images.flip(-1)):
-        for turns in range(4):
-            yield torch.rot90(version, turns, (-2, -1))
-
-
 def unit_vectors(images: torch.Tensor) -> torch.Tensor:
     """Images (..., B, S, S) as vectors (..., B*S*S) whose products are correlations; a constant image becomes 0."""
     centred = images - images.mean((-2, -1), keepdim=True)
@@ -140,7 +135,7 @@ def patch_similarity(parts: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """
     flat = real.flatten(0, 1).T
     best = torch.full((len(parts), len(real)), -torch.inf)
-    for turned in symmetries(parts):
+    for turned in dihedral_views(parts):
         found = (unit_vectors(turned) @ flat).view(len(parts), *real.shape[:2])
         best = torch.maximum(best, found.amax(2))
     return best
@@ -212,14 +207,14 @@ class Lens:
     """
 
     bands: BandSet
-    normalisation: Normalisation
+    normalisation: StandardNormalisation
     features: Features
 
     @staticmethod
-    def normalise(data: SceneData) -> Normalisation:
+    def normalise(data: SceneData) -> StandardNormalisation:
         """Normalisation by training chips of all classes."""
         chips = data.train.images(spread(len(data.train), _STATISTICS_CHIPS))
-        return Normalisation.of(shrink(chips, data.bands, SIZE), data.bands)
+        return StandardNormalisation.of(shrink(chips, data.bands, SIZE), data.bands)
 
     def views(self, images: NDArray[Any]) -> _Views:
         """Small copies and features of images (n, B, H, W) in sensor units."""
@@ -253,8 +248,8 @@ class _Queries:
         self._parts = []
         for chosen in blocks(len(images), _QUERIES):
             views = lens.views(images[chosen])
-            turned = torch.stack([lens.features(version) for version in symmetries(views.own)], dim=1)
-            grey = Structure(torch.stack(list(symmetries(views.grey)), dim=1))
+            turned = torch.stack([lens.features(version) for version in dihedral_views(views.own)], dim=1)
+            grey = Structure(torch.stack(list(dihedral_views(views.grey)), dim=1))
             rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
             self._parts.append((rows, views.small, views.tiny, quadrants(views.whole), turned, grey))
 
@@ -339,12 +334,12 @@ def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -
     nearest_parts = parts.nearest.reshape(count, QUADRANTS)
     return Measured(
         distance=distances(pixels.all)[:, 0],
-        copy_ratio=_ratio(distances(pixels.all)),
+        copy_ratio=copy_ratios(distances(pixels.all)),
         blend=tiny.stand_out(),
         patches=by_quadrant.mean(1),
         feature=features.best,
-        feature_ratio=_ratio(distances(features.all)),
-        ssim=_mean_of_finite(structure.all),
+        feature_ratio=copy_ratios(distances(features.all)),
+        ssim=mean_of_finite(structure.all),
         pixel_similarity=pixels.best,
         nearest=tiny.nearest,
         nearest_patch=nearest_parts[np.arange(count), by_quadrant.argmax(1)],
@@ -366,7 +361,7 @@ def _held_out_similarity(queries: _Queries, label: int, data: SceneData, lens: L
 
 def _correlations(query: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Correlations (8, n, m) of the symmetries of images (n, B, S, S) with unit vectors (m, D)."""
-    return torch.stack([unit_vectors(version) @ real.T for version in symmetries(query)])
+    return torch.stack([unit_vectors(version) @ real.T for version in dihedral_views(query)])
 
 
 def _cosines(turned: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -387,14 +382,3 @@ def _aligned_ssim(query: Structure, real: Structure, symmetry: torch.Tensor) -> 
 def _grey(small: torch.Tensor) -> torch.Tensor:
     """Mean over the bands, brought from two deviations around the mean to 0 to 1."""
     return (small.mean(1) / 4.0 + 0.5).clamp(0.0, 1.0)
-
-
-def _ratio(ordered: FloatArray) -> FloatArray:
-    """Smallest distance over the mean of all found, rows in rising order; 0 where even the mean is 0."""
-    around = _mean_of_finite(ordered)
-    return np.divide(ordered[:, 0], around, out=np.zeros(len(ordered)), where=around > 0)
-
-
-def _mean_of_finite(rows: FloatArray) -> FloatArray:
-    found = np.isfinite(rows)
-    return np.asarray(np.where(found, rows, 0.0).sum(1) / found.sum(1).clip(1))

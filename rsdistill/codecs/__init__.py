@@ -5,7 +5,8 @@ from rsdistill.codecs import pretrained as _inflated  # noqa: F401 - registers t
 from rsdistill.codecs import pretrained as _pretrained  # noqa: F401 - registers the codec
 from rsdistill.codecs import spectral as _spectral  # noqa: F401 - registers the codec
 from rsdistill.codecs.base import CODECS, Codec, create_codec, list_codecs, load_codec
-from rsdistill.codecs.store import LatentBatch, LatentStore, dihedral, encode
+from rsdistill.codecs.store import LatentBatch, LatentStore, encode
+from rsdistill.imaging.augmentation import dihedral
 
 __all__ = [
     "CODECS",

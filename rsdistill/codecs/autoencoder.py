@@ -20,7 +20,8 @@ from rsdistill.codecs.base import Codec, describe_shape
 from rsdistill.codecs.losses import LossOptions, LossTerms, band_weights, reconstruction_loss
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError
-from rsdistill.imaging.normalisation import Normalisation, sample_positions, valid_pixels
+from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions, valid_pixels
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 from rsdistill.utils.options import parse_arguments, plain
 
@@ -53,7 +54,7 @@ class AutoencoderCodec(Codec):
     loss: LossOptions
     kl_weight: float
     vae_: AutoencoderKL | None = None
-    normalisation_: Normalisation | None = None
+    normalisation_: RangeNormalisation | None = None
 
     def __repr__(self) -> str:
         """Bands, reduction, and whether it is fitted."""
@@ -73,7 +74,7 @@ class AutoencoderCodec(Codec):
         view = data.train
         sample = view.images(sample_positions(len(view), self.seed))
         self._check(sample.shape[1:], f"a chip of {data.name}")
-        self.normalisation_ = Normalisation.fit(sample, self.bands)
+        self.normalisation_ = RangeNormalisation.fit(sample, self.bands)
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(self.seed, 0))
             self.vae_ = self._build(sample)
@@ -156,7 +157,7 @@ class AutoencoderCodec(Codec):
         options = parse_arguments(cls, description["options"], f"codec.{cls.name}")
         codec: Self = cast(Any, cls)(BandSet.from_dict(description["bands"]), **options)
         ranges = description["normalisation"]
-        codec.normalisation_ = Normalisation(tuple(ranges["low"]), tuple(ranges["high"]))
+        codec.normalisation_ = RangeNormalisation(tuple(ranges["low"]), tuple(ranges["high"]))
         codec.vae_ = AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
         return codec
 
@@ -180,7 +181,7 @@ class AutoencoderCodec(Codec):
     def _not_fitted(self) -> str:
         return f"codec '{self.name}' is not fitted; call fit(data) or load a fitted one"
 
-    def _fitted(self) -> tuple[AutoencoderKL, Normalisation]:
+    def _fitted(self) -> tuple[AutoencoderKL, RangeNormalisation]:
         if self.vae_ is None or self.normalisation_ is None:
             raise CodecError(self._not_fitted)
         return self.vae_, self.normalisation_
@@ -215,8 +216,7 @@ class CodecTraining(lightning.LightningModule):
         """Loss of one batch of normalised chips (n, B, H, W), NaN where there is no data."""
         generator = step_generator(self.seed, 2, self.global_step)
         turns, flip = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2))
-        chips = torch.rot90(batch, turns, (2, 3))
-        chips = chips.flip(3) if flip else chips
+        chips = dihedral(batch, turns + 4 * flip)
         filled = chips.nan_to_num(-1.0)
         latent = self.vae.encode(F.pixel_unshuffle(filled, self.patch)).latent_dist
         noise = torch.randn(latent.mean.shape, generator=generator).to(latent.mean)

@@ -18,8 +18,9 @@ from rsdistill.bands import BandSet
 from rsdistill.codecs.autoencoder import AutoencoderCodec
 from rsdistill.codecs.base import CODECS
 from rsdistill.codecs.losses import LossOptions
-from rsdistill.codecs.store import VIEWS, dihedral
+from rsdistill.codecs.store import VIEWS
 from rsdistill.errors import CodecError, OptionError
+from rsdistill.imaging.augmentation import dihedral
 
 _MAX_BLOCKS = 40_000
 # Value of the constant channels, in units of the components' standard deviations.

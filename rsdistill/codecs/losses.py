@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.bands import BandSet
-from rsdistill.imaging.normalisation import Normalisation, valid_pixels
+from rsdistill.imaging.normalisation import RangeNormalisation, valid_pixels
+from rsdistill.imaging.similarity import spectral_angles
 
 # Immerkaer's mask: the difference of two Laplacians. Blind to planes and straight edges along the axes.
 _LAPLACIANS = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
@@ -63,7 +64,7 @@ class LossTerms(NamedTuple):
 def reconstruction_loss(
     rebuilt: torch.Tensor,
     wanted: torch.Tensor,
-    normalisation: Normalisation,
+    normalisation: RangeNormalisation,
     bands: BandSet,
     weights: torch.Tensor,
     options: LossOptions,
@@ -111,9 +112,7 @@ def weighted_error(
 def spectral_angle(rebuilt: torch.Tensor, wanted: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
     """Mean angle in radians between the spectra of two images (Kruse et al. 1993, SAM).
 
-    Twice the arctangent of |u − v| / |u + v| (u, v of unit length) equals the arccosine of u·v, but
-    its gradient is finite where the spectra agree. Pixels that are dark in either image, or lack a
-    band, have no direction and are left out.
+    Pixels that are dark in either image, or lack a band, have no direction and are left out.
 
     Args:
         rebuilt: Reflectance (N, B, H, W), zero where nothing is reflected.
@@ -125,9 +124,7 @@ def spectral_angle(rebuilt: torch.Tensor, wanted: torch.Tensor, valid: torch.Ten
     chosen = counts.all(1) & (lengths[0] > _DARK) & (lengths[1] > _DARK)
     if not chosen.any():
         return rebuilt.sum() * 0.0
-    ours, theirs = (F.normalize(image.movedim(1, -1)[chosen], dim=-1) for image in (rebuilt, wanted))
-    apart, along = (torch.linalg.vector_norm(v, dim=-1) for v in (ours - theirs, ours + theirs))
-    return 2.0 * torch.atan2(apart, along).mean()
+    return spectral_angles(*(image.movedim(1, -1)[chosen] for image in (rebuilt, wanted))).mean()
 
 
 def to_reflectance(images: torch.Tensor, bands: BandSet) -> torch.Tensor:
@@ -170,7 +167,7 @@ def noise_levels(images: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
 
 
 def band_weights(
-    images: NDArray[Any], bands: BandSet, normalisation: Normalisation, options: LossOptions
+    images: NDArray[Any], bands: BandSet, normalisation: RangeNormalisation, options: LossOptions
 ) -> torch.Tensor:
     """Weight of each band in the error, float32 (B,) of mean 1.
 

@@ -24,7 +24,7 @@ from rsdistill.codecs.spectral_axis import BlockPrior, SpectralAxis
 from rsdistill.codecs.spectral_layers import GeneratedLayers, ReadBands, WriteBands, bake
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import BandError, CodecError, OptionError
-from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.imaging.normalisation import RangeNormalisation
 from rsdistill.training.trainer import TrainerOptions, step_generator
 
 _LAYERS = "layers.safetensors"
@@ -92,7 +92,7 @@ class SpectralCodec(AutoencoderCodec):
         self.loss, self.kl_weight, self.seed = loss or LossOptions(), kl_weight, seed
         self._latent_channels = latent_channels
         self.layers_: GeneratedLayers | None = None
-        self.origin_: tuple[BandSet, Normalisation] | None = None
+        self.origin_: tuple[BandSet, RangeNormalisation] | None = None
 
     @property
     def latent_channels(self) -> int:
@@ -145,7 +145,7 @@ class SpectralCodec(AutoencoderCodec):
         else:
             # Percentiles of 8 bits, too, unless the fit took their whole range: like is to match like.
             counted = bands if own.dtype == "uint8" else replace(bands, dtype="float32")
-            other.normalisation_ = Normalisation.fit(chips, counted)
+            other.normalisation_ = RangeNormalisation.fit(chips, counted)
         return other
 
     def decode(self, latents: torch.Tensor, bands: BandSet | None = None) -> torch.Tensor:
@@ -205,30 +205,30 @@ class SpectralCodec(AutoencoderCodec):
         layers = GeneratedLayers(SpectralAxis.of(bands), prior, codec.width, codec.latent_channels)
         layers.load_state_dict(weights)
         codec.layers_ = layers.eval().requires_grad_(False)
-        codec.origin_ = (bands, Normalisation(tuple(origin["low"]), tuple(origin["high"])))
+        codec.origin_ = (bands, RangeNormalisation(tuple(origin["low"]), tuple(origin["high"])))
         return codec
 
-    def _origin(self) -> tuple[GeneratedLayers, BandSet, Normalisation]:
+    def _origin(self) -> tuple[GeneratedLayers, BandSet, RangeNormalisation]:
         """Generated layers, and the bands and ranges that they were fitted on."""
         if self.layers_ is None or self.origin_ is None:
             raise CodecError(self._not_fitted)
         return self.layers_, *self.origin_
 
-    def _ranges(self, bands: BandSet) -> Normalisation:
+    def _ranges(self, bands: BandSet) -> RangeNormalisation:
         """Ranges of other bands, from those of the fit at their wavelengths."""
         layers, own, ranges = self._origin()
         weights = layers.axis.weights(bands)
         limits = [weights @ np.asarray(limit) for limit in (ranges.low, ranges.high)]
         if (own.scale, own.offset) != (bands.scale, bands.offset):
             if bands.dtype == "uint8":
-                return Normalisation(*((limit,) * len(bands) for limit in bands.valid_range))
+                return RangeNormalisation(*((limit,) * len(bands) for limit in bands.valid_range))
             if own.scale == 1.0 or bands.scale == 1.0:
                 raise CodecError(
                     f"values of sensor '{bands.sensor}' are not in the units of sensor '{own.sensor}', and not both "
                     f"state a scale to reflectance; give for_bands some chips to take their range from"
                 )
             limits = [(limit * own.scale + own.offset - bands.offset) / bands.scale for limit in limits]
-        return Normalisation(tuple(limits[0].tolist()), tuple(limits[1].tolist()))
+        return RangeNormalisation(tuple(limits[0].tolist()), tuple(limits[1].tolist()))
 
 
 class _SpectralTraining(CodecTraining):

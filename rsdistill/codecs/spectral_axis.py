@@ -12,6 +12,7 @@ from scipy.linalg import eigh
 
 from rsdistill.bands import Band, BandSet
 from rsdistill.errors import BandError
+from rsdistill.imaging.augmentation import dihedral_views
 
 # Width in micrometres of a band that states none: that of the narrow bands of multispectral sensors.
 DEFAULT_WIDTH = 0.02
@@ -237,7 +238,7 @@ def _symmetric(moments: Array, bands: int) -> Array:
     """Mean over the eight turns and flips of a block, of moments with axes of (band, pixel)."""
     side = math.isqrt(len(moments) // bands)
     places = np.arange(len(moments)).reshape(bands, side, side)
-    turned = [np.rot90(way, turn, (1, 2)).ravel() for way in (places, places[:, :, ::-1]) for turn in range(4)]
+    turned = [view.numpy().ravel() for view in dihedral_views(torch.from_numpy(places))]
     total = sum(moments[np.ix_(*[order] * moments.ndim)] for order in turned)
     return np.asarray(total / len(turned))
 

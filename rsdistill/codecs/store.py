@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rsdistill.codecs.base import Codec
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError, OptionError
+from rsdistill.imaging.augmentation import dihedral
 from rsdistill.utils.io import complete_folder
 
 if TYPE_CHECKING:
@@ -24,12 +25,6 @@ _CHUNK = 64
 _MAX_IN_MEMORY = 2 * 1024**3
 _SPLITS = ("train", "val")
 VIEWS = 8
-
-
-def dihedral(images: torch.Tensor, view: int) -> torch.Tensor:
-    """One of the 8 turns and flips of images (..., H, W): ``view % 4`` quarter turns, flipped from 4 on."""
-    turned = torch.rot90(images, view % 4, (-2, -1))
-    return turned.flip(-1) if view >= 4 else turned
 
 
 class LatentBatch(NamedTuple):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.imaging.pixels import Normalisation, blocks, shrink, spread
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, shrink, spread
 
 # Chips that the statistics of a dataset are taken from; more would not move a mean or a percentile.
 _STATISTICS_CHIPS = 512
@@ -51,7 +52,7 @@ class RealChips:
     train: Chips
     val: Chips
     test: Chips
-    normalisation: Normalisation
+    normalisation: StandardNormalisation
 
     @classmethod
     def read(cls, data: SceneData, size: int | None) -> RealChips:
@@ -63,7 +64,7 @@ class RealChips:
         """
         train, val, test = (read_chips(view, data.bands, size) for view in (data.train, data.val, data.test))
         some = train.images[spread(len(train), _STATISTICS_CHIPS)]
-        return cls(train, val, test, Normalisation.of(some, data.bands))
+        return cls(train, val, test, StandardNormalisation.of(some, data.bands))
 
     @property
     def held_out(self) -> Chips:

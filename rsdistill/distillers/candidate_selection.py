@@ -14,8 +14,8 @@ from pydantic import Field
 from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.teacher import LatentTeacher, margin
 from rsdistill.distilled import quantise
+from rsdistill.imaging.similarity import copy_ratios
 
-_NEIGHBOURS = 50
 _PART = 256
 # Smaller gains are rounding, and could go round in circles.
 _LEAST_GAIN = 1e-9
@@ -102,10 +102,7 @@ def latent_copy_ratios(latents: torch.Tensor, real: torch.Tensor) -> FloatArray:
     # The usual way by matrix products loses the small distances of copies to rounding.
     exact = "donot_use_mm_for_euclid_dist"
     views = [torch.cdist(flat, real[:, view].flatten(1), compute_mode=exact) for view in range(real.shape[1])]
-    nearest = torch.stack(views).amin(0).double().sort(dim=1).values[:, :_NEIGHBOURS].numpy()
-    around = nearest.mean(axis=1)
-    ratios: FloatArray = np.divide(nearest[:, 0], around, out=np.zeros_like(around), where=around > 0)
-    return ratios
+    return copy_ratios(torch.stack(views).amin(0).double().numpy())
 
 
 def _gains(

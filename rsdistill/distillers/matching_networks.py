@@ -21,7 +21,7 @@ from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
 from rsdistill.imaging.augmentation import augmented
-from rsdistill.imaging.normalisation import Normalisation, sample_positions
+from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions
 from rsdistill.models.networks import convnet
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
@@ -75,7 +75,9 @@ class MatchingNetworks(nn.Module):
 
     means: torch.Tensor
 
-    def __init__(self, bands: BandSet, classes: int, normalisation: Normalisation, options: NetworkOptions) -> None:
+    def __init__(
+        self, bands: BandSet, classes: int, normalisation: RangeNormalisation, options: NetworkOptions
+    ) -> None:
         super().__init__()
         self.bands, self.classes, self.normalisation, self.options = bands, classes, normalisation, options
         self.networks = nn.ModuleList(
@@ -135,7 +137,7 @@ class MatchingNetworks(nn.Module):
         folder = Path(folder)
         try:
             told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-            ranges = Normalisation(*(tuple(told["normalisation"][name]) for name in ("low", "high")))
+            ranges = RangeNormalisation(*(tuple(told["normalisation"][name]) for name in ("low", "high")))
             bands, options = BandSet.from_dict(told["bands"]), NetworkOptions(**told["options"])
             networks = cls(bands, told["classes"], ranges, options)
             networks.load_state_dict(load_file(folder / _WEIGHTS))
@@ -168,7 +170,7 @@ def train_matching_networks(
         BandError: If a band has no valid pixel in train.
     """
     view = data.train
-    normalisation = Normalisation.fit(view.images(sample_positions(len(view), seed)), data.bands)
+    normalisation = RangeNormalisation.fit(view.images(sample_positions(len(view), seed)), data.bands)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed, 40))
         networks = MatchingNetworks(data.bands, len(data.classes), normalisation, options)

@@ -25,7 +25,10 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.real_chips import Chips, RealChips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError, BandError, OptionError
-from rsdistill.imaging.pixels import Normalisation, blocks, shrink
+from rsdistill.imaging.augmentation import dihedral_views
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, shrink
+from rsdistill.imaging.similarity import copy_ratios
 
 
 def aligned(tiles: DistilledSet, data: SceneData) -> DistilledSet:
@@ -57,7 +60,6 @@ def aligned(tiles: DistilledSet, data: SceneData) -> DistilledSet:
 
 
 COPY_THRESHOLD = 1.0 / 3.0
-NEIGHBOURS = 50
 # Side in pixels at which images are compared.
 SIZE = 32
 # Distances nearer to each other than this share are equal: what rounding alone can move.
@@ -278,9 +280,7 @@ def dihedral_distances(images: torch.Tensor, others: torch.Tensor) -> FloatArray
     Returns:
         Distances of shape (n, m).
     """
-    turned = torch.stack(
-        [torch.rot90(version, turns, (2, 3)) for version in (images, images.flip(3)) for turns in range(4)]
-    )
+    turned = torch.stack(list(dihedral_views(images)))
     # The usual way by matrix products loses the small distances of copies to rounding.
     distances = torch.cdist(
         turned.flatten(0, 1).flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
@@ -303,7 +303,7 @@ def _prepared(
 
 
 def _distances(
-    tiles: DistilledSet, chips: Chips, normalisation: Normalisation, kind: str, data: SceneData
+    tiles: DistilledSet, chips: Chips, normalisation: StandardNormalisation, kind: str, data: SceneData
 ) -> dict[int, FloatArray]:
     """Distances (tiles of the class, chips of the class) by class position."""
     size = chips.images.shape[-1]
@@ -339,11 +339,8 @@ def _held_out_null(
 
 
 def _copy_ratio(labels: NDArray[np.int64], to_train: Mapping[int, FloatArray]) -> CopyRatio:
-    nearest, around = np.empty(len(labels)), np.empty(len(labels))
+    nearest, ratio = np.empty(len(labels)), np.empty(len(labels))
     for label, distances in to_train.items():
-        ordered = np.sort(distances, axis=1)
-        nearest[labels == label] = ordered[:, 0]
-        around[labels == label] = ordered[:, :NEIGHBOURS].mean(axis=1)
-    # Where even the mean is 0 all neighbours are copies.
-    ratio = np.divide(nearest, around, out=np.zeros_like(nearest), where=around > 0)
+        nearest[labels == label] = distances.min(axis=1)
+        ratio[labels == label] = copy_ratios(distances)
     return CopyRatio(ratio, nearest)

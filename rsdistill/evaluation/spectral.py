@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet, check_count
@@ -20,7 +21,7 @@ from rsdistill.datasets.real_chips import class_chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import BandError, OptionError
 from rsdistill.evaluation.leakage import aligned
-from rsdistill.imaging.similarity import WINDOW, similarity, whole_windows
+from rsdistill.imaging.similarity import WINDOW, Structure, spectral_angles, ssim_map, whole_windows
 from rsdistill.imaging.spectral_indices import available, spectral_index
 
 # One chip: reference and estimate in physical units and where the reference is measured, (B, H, W) each.
@@ -86,7 +87,8 @@ def ssim_per_band(
     total, counts = np.zeros(len(bands)), np.zeros(len(bands))
     for truth, guess, valid in _pairs(reference, estimate, bands):
         whole = whole_windows(valid)
-        total += similarity(truth, guess, peak).sum(axis=(1, 2), where=whole)
+        alike = ssim_map(Structure(torch.from_numpy(truth)), Structure(torch.from_numpy(guess)), peak)
+        total += alike.numpy().sum(axis=(1, 2), where=whole)
         counts += whole.sum(axis=(1, 2))
     return _quotient(total, counts)
 
@@ -116,7 +118,8 @@ def spectral_angle(reference: NDArray[Any], estimate: NDArray[Any], bands: BandS
     total, count = 0.0, 0
     for truth, guess, valid in _pairs(reference, estimate, bands):
         inside = valid.all(axis=0)
-        total += float(_angles(truth[:, inside], guess[:, inside]).sum())
+        spectra = (torch.from_numpy(side[:, inside].T) for side in (truth, guess))
+        total += float(spectral_angles(*spectra).sum())
         count += int(inside.sum())
     return float(np.degrees(total / count)) if count else float("nan")
 
@@ -225,15 +228,6 @@ def _peak(data_range: float | None, bands: BandSet) -> float:
     if not peak > 0:
         raise OptionError(f"data_range is {peak}; give the range of the signal in physical units, more than 0")
     return peak
-
-
-def _angles(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Angle in radians between spectra (B, n), as pixels (n,)."""
-    product = np.linalg.norm(truth, axis=0) * np.linalg.norm(guess, axis=0)
-    same = np.all(truth == 0, axis=0) & np.all(guess == 0, axis=0)
-    cosine = same.astype(np.float64)
-    np.divide((truth * guess).sum(axis=0), product, out=cosine, where=product > 0)
-    return np.asarray(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
 
 def _quotient(total: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from rsdistill.errors import OptionError
 from rsdistill.evaluation.metrics import Scores
 from rsdistill.imaging.augmentation import augmented
-from rsdistill.imaging.pixels import Normalisation, blocks, resize
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, resize
 from rsdistill.models.networks import STUDENTS, check_student
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, step_generator
 from rsdistill.utils.options import parse_options
@@ -97,7 +98,7 @@ class Student(nn.Module):
         size: Side in pixels that chips are brought to; None keeps their own.
     """
 
-    def __init__(self, network: nn.Module, normalisation: Normalisation, size: int | None) -> None:
+    def __init__(self, network: nn.Module, normalisation: StandardNormalisation, size: int | None) -> None:
         super().__init__()
         self.network, self._normalisation, self._size = network, normalisation, size
 
@@ -119,7 +120,7 @@ def train_student(
     recipe: Recipe,
     n_classes: int,
     seed: int,
-    normalisation: Normalisation,
+    normalisation: StandardNormalisation,
     options: TrainerOptions | None = None,
     label: str = "student",
 ) -> Student:

@@ -1,12 +1,29 @@
-"""Random views of chips that overhead imagery allows, for whatever learns from pixels."""
+"""Views of chips that overhead imagery allows: the eight symmetries of the square, and random ones to learn from."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 
 # Largest shift as a share of the side, and spread of the brightness in standard deviations of a band.
 _SHIFT = 1 / 8
 _BRIGHTNESS = 0.2
+
+
+def turned(images: torch.Tensor, turns: int, mirror: bool = False) -> torch.Tensor:
+    """Square images (..., S, S) mirrored left to right where asked, then turned by quarters."""
+    return torch.rot90(images.flip(-1) if mirror else images, turns, (-2, -1))
+
+
+def dihedral(images: torch.Tensor, number: int) -> torch.Tensor:
+    """One of the 8 turns and flips of images (..., S, S): ``number % 4`` quarter turns, mirrored after it from 4 on."""
+    return turned(images, -number if number >= 4 else number, number >= 4)
+
+
+def dihedral_views(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """All 8 of images (..., S, S), the first one unchanged: four turns, then those of the mirrored images."""
+    return (turned(images, turns, mirror) for mirror in (False, True) for turns in range(4))
 
 
 def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Chips as the audit and the students see them: small copies in sensor units, and one normalisation.
+"""Chips as the audit and the students see them: small copies in sensor units.
 
 Only these small copies stay in memory; chips at their own size are read in blocks.
 """
@@ -6,7 +6,6 @@ Only these small copies stay in memory; chips at their own size are read in bloc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,64 +14,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from rsdistill.bands import BandSet
-from rsdistill.errors import DatasetError
 
 _BLOCK = 64
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Robust normalisation of each band by statistics of real training chips.
-
-    Values are cut to the range that holds 99.8 % of the real ones, so that neither a dead pixel nor a
-    wild generated value rules a distance, then brought to mean 0 and standard deviation 1. Invalid
-    pixels become 0, the mean.
-
-    Attributes:
-        low: Smallest value kept, of shape (B,), sensor units.
-        high: Largest value kept, of shape (B,), sensor units.
-        mean: Mean of the cut values, of shape (B,), sensor units.
-        std: Standard deviation of the cut values, of shape (B,), sensor units.
-    """
-
-    low: torch.Tensor
-    high: torch.Tensor
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    @classmethod
-    def of(cls, images: torch.Tensor, bands: BandSet | None = None) -> Normalisation:
-        """Take the statistics of images (n, B, H, W) in sensor units; NaN marks invalid pixels.
-
-        Args:
-            images: The images.
-            bands: Their bands, which messages then name.
-
-        Raises:
-            DatasetError: If a band has no valid pixel at all.
-        """
-        planes = images.movedim(1, 0).flatten(1).double().numpy()
-        empty = np.flatnonzero(~np.isfinite(planes).any(axis=1))
-        if empty.size:
-            name = f"'{bands.names[empty[0]]}'" if bands is not None else f"number {empty[0]}"
-            raise DatasetError(f"band {name} has no valid pixel in the training chips; leave it out with data.bands")
-        low, high = np.nanpercentile(planes, [0.1, 99.9], axis=1)
-        cut = np.clip(planes, low[:, None], high[:, None])
-        std = np.nanstd(cut, axis=1)
-        # A band that never varies carries nothing: it becomes 0 everywhere.
-        parts = (low, high, np.nanmean(cut, axis=1), np.where(std > 0, std, 1.0))
-        return cls(*(torch.from_numpy(np.asarray(part, np.float32)) for part in parts))
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise images (n, B, H, W) in sensor units, on their own device."""
-        low, high, mean, std = (
-            part.to(images.device)[None, :, None, None] for part in (self.low, self.high, self.mean, self.std)
-        )
-        return torch.nan_to_num((images.clamp(low, high) - mean) / std)
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists, for digests and JSON."""
-        return {name: getattr(self, name).tolist() for name in ("low", "high", "mean", "std")}
 
 
 def shrink(images: NDArray[Any], bands: BandSet, size: int | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import Field
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import PolicyError, SplitError
+from rsdistill.imaging.augmentation import dihedral_views
 from rsdistill.imaging.pixels import blocks, shrink
 
 FloatArray = NDArray[np.float64]
@@ -209,8 +211,7 @@ def viewed_logits(
     for part in blocks(len(images), _BATCH):
         pixels = images.images(part) if isinstance(images, SceneView) else images[part]
         chips = shrink(pixels, bands, None)
-        turned = [torch.rot90(chips.flip(3) if view >= 4 else chips, view % 4, (2, 3)) for view in range(views)]
-        found.append(np.mean([classify(version) for version in turned], axis=0))
+        found.append(np.mean([classify(version) for version in islice(dihedral_views(chips), views)], axis=0))
     return np.concatenate(found)
 
 

@@ -15,7 +15,8 @@ from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import OptionError
 from rsdistill.evaluation.student_training import Recipe, train_student
-from rsdistill.imaging.pixels import Normalisation, blocks, shrink, spread
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, shrink, spread
 from rsdistill.models.imagenet import installed
 from rsdistill.screen.base import Classifier, Detector, ScreenOptions, calibrated, excluded_mask
 from rsdistill.screen.pretrained_detectors import NAME, Probe, zero_shot_detector
@@ -88,7 +89,7 @@ def _student(
     data: SceneData, reference: NDArray[np.generic], options: ScreenOptions, trainer: TrainerOptions | None
 ) -> Classifier:
     recipe = Recipe(steps=options.steps, size=options.size)
-    normalisation = Normalisation.of(shrink(reference, data.bands, options.size))
+    normalisation = StandardNormalisation.of(shrink(reference, data.bands, options.size))
     chips = torch.cat([shrink(data.train.images(part), data.bands, options.size) for part in blocks(len(data.train))])
     seed = derived_seed(options.seed, _STREAM)
     student = train_student(

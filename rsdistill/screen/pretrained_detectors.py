@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import ModelError, OptionError
+from rsdistill.imaging.augmentation import turned
 from rsdistill.imaging.composites import stretch_limits
 from rsdistill.imaging.pixels import blocks, resize, shrink, spread
 from rsdistill.models.imagenet import imagenet_network
@@ -108,7 +109,7 @@ class Probe:
 
 def _blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Images (n, B, S, S) turned by quarters and mirrored, with details lost up to a third of the resolution."""
-    turned = []
+    blurred = []
     for image, turns, mirror, detail in zip(
         images,
         torch.randint(4, (len(images),), generator=generator).tolist(),
@@ -116,10 +117,10 @@ def _blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         (torch.rand(len(images), generator=generator) * (1.0 - _LEAST_DETAIL) + _LEAST_DETAIL).tolist(),
         strict=True,
     ):
-        chip = torch.rot90(image.flip(2) if mirror else image, turns, (1, 2))[None]
+        chip = turned(image, turns, bool(mirror))[None]
         side = chip.shape[-1]
-        turned.append(resize(resize(chip, max(1, round(side * detail))), side))
-    return torch.cat(turned)
+        blurred.append(resize(resize(chip, max(1, round(side * detail))), side))
+    return torch.cat(blurred)
 
 
 PROMPT = "a satellite image of {name}"

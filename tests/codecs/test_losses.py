@@ -18,10 +18,10 @@ from rsdistill.codecs.losses import (
     to_reflectance,
     weighted_error,
 )
-from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.imaging.normalisation import RangeNormalisation
 
 BGRN = get_bands("bgrn")
-UNIT = Normalisation((0.0,) * 4, (10000.0,) * 4)
+UNIT = RangeNormalisation((0.0,) * 4, (10000.0,) * 4)
 ONES = torch.ones(4)
 
 
@@ -132,7 +132,7 @@ def test_noise_of_constant_and_empty_bands_is_that_of_rounding():
 
 def test_noisy_bands_count_less_within_bounds():
     bands = BandSet(tuple(Band(n) for n in "abc"), dtype="float32", valid_range=(0.0, 65535.0))
-    ranges = Normalisation((0.0,) * 3, (10000.0,) * 3)
+    ranges = RangeNormalisation((0.0,) * 3, (10000.0,) * 3)
     images = _noisy([30.0, 60.0, 5000.0], "float32")
     weights = band_weights(images, bands, ranges, LossOptions(band_weights="noise"))
     assert float(weights.mean()) == pytest.approx(1.0)

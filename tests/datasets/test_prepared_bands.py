@@ -12,7 +12,7 @@ from rsdistill.datasets.integrity import SkippedChipsWarning
 from rsdistill.datasets.prepared import BandStatistics
 from rsdistill.datasets.real_chips import RealChips
 from rsdistill.errors import BandError, DatasetError, UnknownNameError
-from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.imaging.normalisation import RangeNormalisation
 
 S2 = get_bands("sentinel2")
 BY_WAVELENGTH = S2.names
@@ -114,6 +114,6 @@ def test_a_band_without_measurement_is_named_before_anything_is_learnt(tmp_path)
     (empty,) = [band for band in statistics.compute() if not band["count"]]
     assert empty["name"] == "B10" and empty["mean"] is None
     with pytest.raises(BandError, match="band 'B10' has no valid pixel in train"):
-        Normalisation.fit(data.train.images(), data.bands)
+        RangeNormalisation.fit(data.train.images(), data.bands)
     with pytest.raises(DatasetError, match="band 'B10' has no valid pixel"):
         RealChips.read(data, 8)

@@ -11,22 +11,23 @@ from hypothesis import strategies as st
 
 from rsdistill.datasets.real_chips import RealChips, read_chips
 from rsdistill.errors import DatasetError
-from rsdistill.imaging.pixels import Normalisation, blocks, resize, shrink, spread
+from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import blocks, resize, shrink, spread
 
 
 def test_normalised_bands_have_mean_zero_and_spread_one():
     images = torch.from_numpy(noise(200).astype(np.float32)) * torch.tensor([1.0, 10.0, 0.1, 5.0])[:, None, None]
-    found = Normalisation.of(images)(images)
+    found = StandardNormalisation.of(images)(images)
     torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(found.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
 
 
 def test_one_dead_pixel_moves_nothing():
     images = torch.from_numpy(noise(100).astype(np.float32))
-    clean = Normalisation.of(images)
+    clean = StandardNormalisation.of(images)
     broken = images.clone()
     broken[0, 0, 0, 0] = 1e9
-    found = Normalisation.of(broken)
+    found = StandardNormalisation.of(broken)
     torch.testing.assert_close(found.std, clean.std, rtol=1e-3, atol=0)
     assert found(broken).abs().max() < 3
 
@@ -35,7 +36,7 @@ def test_a_constant_band_and_invalid_pixels_become_zero():
     images = torch.from_numpy(noise(20).astype(np.float32))
     images[:, 1] = 7.0
     images[3, 2, 4, 4] = torch.nan
-    found = Normalisation.of(images)(images)
+    found = StandardNormalisation.of(images)(images)
     assert (found[:, 1] == 0).all() and found[3, 2, 4, 4] == 0 and torch.isfinite(found).all()
 
 
@@ -43,9 +44,9 @@ def test_a_band_without_valid_pixels_is_refused():
     images = torch.from_numpy(noise(5).astype(np.float32))
     images[:, 3] = torch.nan
     with pytest.raises(DatasetError, match="band number 3"):
-        Normalisation.of(images)
+        StandardNormalisation.of(images)
     with pytest.raises(DatasetError, match="band 'nir'"):
-        Normalisation.of(images, BANDS)
+        StandardNormalisation.of(images, BANDS)
 
 
 def test_cells_are_means_of_their_pixels():

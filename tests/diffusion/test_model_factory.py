@@ -22,7 +22,7 @@ from rsdistill.diffusion.presets import PRESETS, halvings, list_presets, pretrai
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.distillers import create_distiller
 from rsdistill.errors import BandError, CodecError, ModelError, OptionError, UnknownNameError
-from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.imaging.normalisation import RangeNormalisation
 
 KINDS = ("sd15", "sd2", "text2earth")
 UNGUIDED = SamplingOptions(steps=3, guidance_scale=2.5, guidance=GuidanceOptions(scale=0.0))
@@ -173,7 +173,7 @@ def test_bands_in_another_order_go_into_their_own_channels(pipelines, codecs, rg
     order = [turned.bands.names.index(name) for name in rgb.bands.names]
     back, ranges = [order.index(band) for band in range(3)], codecs["sd15"].normalisation_
     # Scenes are rendered anew for other bands, so their ranges differ a little.
-    codec.normalisation_ = Normalisation(*(tuple(side[b] for b in back) for side in (ranges.low, ranges.high)))
+    codec.normalisation_ = RangeNormalisation(*(tuple(side[b] for b in back) for side in (ranges.low, ranges.high)))
     chips = torch.from_numpy(turned.train.images()[:2])
     latents = codec.encode(chips)
     torch.testing.assert_close(latents, codecs["sd15"].encode(chips[:, order]), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import torch
 from rsdistill.distillers.matching_networks import MatchingNetworks, NetworkOptions, train_matching_networks
 from rsdistill.errors import ArtifactError
 from rsdistill.imaging.augmentation import augmented
-from rsdistill.imaging.normalisation import Normalisation
+from rsdistill.imaging.normalisation import RangeNormalisation
 from rsdistill.training.trainer import step_generator
 
 OPTIONS = NetworkOptions(count=3, min_steps=2, steps=150, size=8, width=16, batch=16, lr=5e-3, views=2)
@@ -93,5 +93,5 @@ def test_unreadable_networks_are_named(trained, tmp_path, harm):
 
 
 def test_a_single_class_has_no_spread_between_classes(tiny_data):
-    ranges = Normalisation((0.0,) * 4, (1.0,) * 4)
+    ranges = RangeNormalisation((0.0,) * 4, (1.0,) * 4)
     assert MatchingNetworks(tiny_data.bands, 1, ranges, OPTIONS).spread(0) == 1.0

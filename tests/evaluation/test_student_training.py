@@ -12,14 +12,14 @@ from helpers.coloured_scenes import coloured_data, real_set
 from rsdistill.errors import OptionError, UnknownNameError
 from rsdistill.evaluation import Recipe, evaluate_student, predict, train_student
 from rsdistill.imaging.augmentation import augmented
-from rsdistill.imaging.pixels import Normalisation
+from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.models.networks import STUDENTS
 from rsdistill.training.trainer import TrainerOptions, step_generator
 
 QUIET = TrainerOptions(accelerator="cpu", progress=False)
 RECIPE = Recipe(steps=25, batch=12, size=8, student_options={"blocks": 2, "width": 16}, lr=1e-2)
 DATA = coloured_data()
-NORMALISATION = Normalisation.of(torch.from_numpy(DATA.train.images().astype(np.float32)))
+NORMALISATION = StandardNormalisation.of(torch.from_numpy(DATA.train.images().astype(np.float32)))
 
 
 def train(recipe=RECIPE, seed=0, soft=None, ipc=4):
