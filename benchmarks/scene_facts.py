@@ -16,7 +16,7 @@ from torch import nn
 from rsdistill.captions import TEMPLATE
 from rsdistill.codecs.store import VIEWS
 from rsdistill.datasets.synthetic import SyntheticScenes
-from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.pixels import dihedral
 from rsdistill.utils.provenance import digest
 
 Facts = Mapping[str, float | str]
@@ -89,7 +89,7 @@ class Scenes:
         """So many chips of each class; kept in the folder, since facts cost as much as pictures do."""
         path = folder / f"scenes-{chips}-{size}-{seed}"
         if not path.with_suffix(".json").exists():
-            source = SyntheticScenes(size=size, chips_per_class=chips, seed=seed, classes=CLASSES)
+            source = SyntheticScenes(size=size, chips_per_class=chips, scene_seed=seed, classes=CLASSES)
             np.save(path.with_suffix(".npy"), np.stack([source.read(index) for index in range(len(source))]))
             keys = [source.classes[label].key for label in source.labels]
             facts = [source.attributes(index) for index in range(len(source))]

@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsdistill.bands import BandSet
 from rsdistill.errors import BandError, ChipError, UnknownNameError
+from rsdistill.imaging.pixels import shrink
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
@@ -258,6 +259,25 @@ def to_size(pixels: NDArray[Any], size: int, nodata: float | None = None) -> NDA
     total = _resample(np.where(missing, np.float32(0), values), size)
     mean = total / np.maximum(weight, np.float32(1e-6))
     return _back_to(np.where(weight < 0.5, np.float32(nodata or 0), mean), square.dtype)
+
+
+def to_cells(pixels: NDArray[Any], size: int, bands: BandSet) -> NDArray[Any]:
+    """Cut the central square of a chip of any source and resample it: by cell means, or linearly where it grows.
+
+    Args:
+        pixels: Chip (B, H, W).
+        size: Pixels on a side of the result.
+        bands: Its bands; pixels equal to their nodata value do not bleed into their neighbours.
+
+    Returns:
+        Chip (B, size, size) of the same type; cells without a measurement hold nodata.
+    """
+    square = _central_square(pixels)
+    if square.shape[-1] == size:
+        return square
+    cells = shrink(square[None], bands, size)[0].numpy()
+    filled = cells if bands.nodata is None else np.where(np.isnan(cells), np.float32(bands.nodata), cells)
+    return _back_to(filled, square.dtype)
 
 
 def _central_square(pixels: NDArray[Any]) -> NDArray[Any]:

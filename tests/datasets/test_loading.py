@@ -11,6 +11,7 @@ from helpers.fake_scenes import ListedScenes, noise, write_folder, write_raster
 
 from rsdistill.bands import get_bands
 from rsdistill.datasets import SplitOptions, list_datasets, load_dataset, load_prepared, prepare, split_scenes
+from rsdistill.datasets.loading import check_data_options
 from rsdistill.datasets.prepared import BandStatistics
 from rsdistill.errors import ArtifactError, ChipError, DatasetError, OptionError, StorageError, UnknownNameError
 
@@ -37,23 +38,25 @@ def test_synthetic_scenes_are_rendered_as_asked():
     assert (len(data.train), len(data.val), len(data.test)) == (6, 0, 4)
 
 
-def test_seed_goes_to_scenes_and_split():
+def test_seed_is_that_of_the_split_and_scenes_have_their_own():
     options = {"size": 16, "bands": "rgb", "chips_per_class": 10, "classes": ["river"]}
     first, second = load_dataset("synthetic", seed=1, **options), load_dataset("synthetic", seed=2, **options)
-    assert not np.array_equal(first.source.read(0), second.source.read(0))
+    np.testing.assert_array_equal(first.source.read(0), second.source.read(0))
     assert first.test.indices.tolist() != second.test.indices.tolist()
-    apart = load_dataset("synthetic", seed=1, split=SplitOptions(seed=2), **options)
-    np.testing.assert_array_equal(apart.source.read(0), first.source.read(0))
-    assert apart.test.indices.tolist() == second.test.indices.tolist()
+    others = load_dataset("synthetic", seed=1, scene_seed=1, **options)
+    assert not np.array_equal(others.source.read(0), first.source.read(0))
+    assert others.test.indices.tolist() == first.test.indices.tolist()
+    with pytest.raises(OptionError, match=r"data\.options\.seed is now scene_seed"):
+        check_data_options("synthetic", {}, {"seed": 3})
 
 
 def test_options_that_contradict_or_are_unknown(tmp_path):
-    with pytest.raises(OptionError, match="give either split, or scheme, train and val"):
+    with pytest.raises(OptionError, match="give either split, or scheme, train, val and seed"):
         load_dataset("synthetic", split=SplitOptions(), val=0.2)
+    with pytest.raises(OptionError, match="give either split"):
+        load_dataset("folder", write_folder(tmp_path), gsd=1.0, split=SplitOptions(), seed=3)
     with pytest.raises(UnknownNameError, match="'chip_per_class'.* did you mean 'chips_per_class'"):
         load_dataset("synthetic", chip_per_class=3)
-    with pytest.raises(UnknownNameError, match="'seed'"):
-        load_dataset("folder", write_folder(tmp_path), gsd=1.0, split=SplitOptions(), seed=3)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ _GEOMETRY, _LIGHT, _NOISE = 0, 1, 2
 class SyntheticScenes(SceneSource):
     """Scenes rendered from geometry and material spectra, for demonstrations and tests.
 
-    A chip follows from the seed, its class and its running number alone: the order of
+    A chip follows from the scene seed, its class and its running number alone: the order of
     reading, the bands chosen and the other classes change nothing. Every chip shows 192 m
     of ground, so the sampling distance is 192 m / ``size`` (3 m at 64 px) and a scene keeps
     its content at any size. Pixels are top-of-atmosphere reflectance in the units of the
@@ -61,7 +61,7 @@ class SyntheticScenes(SceneSource):
         bands: A sensor's name, band names of ``bgrn``, or a description of bands.
         size: Pixels a side, 8 to 1024.
         chips_per_class: Chips of each class.
-        seed: Draws another dataset of the same kind.
+        scene_seed: Draws another dataset of the same kind; the seed of the split is another thing.
         classes: Keys of the classes wanted, in this order; None for all.
 
     Raises:
@@ -69,6 +69,8 @@ class SyntheticScenes(SceneSource):
         UnknownNameError: If a class, sensor or band is unknown.
         BandError: If a band has no wavelength, or one outside 0.4 to 2.5 µm.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"seed": "scene_seed"}
 
     name = "synthetic"
     licence = "CC0-1.0"
@@ -80,18 +82,18 @@ class SyntheticScenes(SceneSource):
         bands: str | Sequence[str] | dict[str, Any] = "bgrn",
         size: int = 64,
         chips_per_class: int = 200,
-        seed: int = 0,
+        scene_seed: int = 0,
         classes: Sequence[str] | None = None,
     ) -> None:
         if root is not None:
             raise OptionError(f"dataset 'synthetic' is generated and reads no files; leave out root (given: '{root}')")
         _check_whole("size", size, _SMALLEST, _LARGEST)
         _check_whole("chips_per_class", chips_per_class, 1, 1_000_000)
-        _check_whole("seed", seed, 0, 2**63 - 1)
+        _check_whole("scene_seed", scene_seed, 0, 2**63 - 1)
         self.bands = parse_bands(bands, default=get_bands("bgrn"))
         band_responses(self.bands)  # Refuses bands that cannot be rendered now, not at the first chip.
         self.classes = _chosen(classes)
-        self.size, self.seed, self.gsd = size, seed, EXTENT / size
+        self.size, self.scene_seed, self.gsd = size, scene_seed, EXTENT / size
         self.labels = np.repeat(np.arange(len(self.classes), dtype=np.int64), chips_per_class)
         self._numbers = np.tile(np.arange(chips_per_class), len(self.classes))
         self.chip_ids = [
@@ -128,7 +130,7 @@ class SyntheticScenes(SceneSource):
     def _entropy(self, index: int, stream: int) -> list[int]:
         """Seed of one random stream of a chip; the class enters by name, not by position."""
         key = self.classes[self.labels[index]].key
-        return [self.seed, zlib.crc32(key.encode()), int(self._numbers[index]), stream]
+        return [self.scene_seed, zlib.crc32(key.encode()), int(self._numbers[index]), stream]
 
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < len(self):

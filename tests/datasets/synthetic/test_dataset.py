@@ -68,7 +68,7 @@ def test_same_chip_from_two_instances_in_any_order(small):
 
 
 def test_chips_differ_between_numbers_and_seeds(small):
-    other = SyntheticScenes(size=32, chips_per_class=2, seed=1)
+    other = SyntheticScenes(size=32, chips_per_class=2, scene_seed=1)
     for first in range(0, len(small), 2):
         assert not np.array_equal(small.read(first), small.read(first + 1))
         assert not np.array_equal(small.read(first), other.read(first))
@@ -169,7 +169,7 @@ def test_attributes_name_the_season_and_facts_of_the_class(small):
         ({"size": 4}, OptionError, "size"),
         ({"size": 64.0}, OptionError, "size"),
         ({"chips_per_class": 0}, OptionError, "chips_per_class"),
-        ({"seed": -1}, OptionError, "seed"),
+        ({"scene_seed": -1}, OptionError, "scene_seed"),
         ({"bands": "sentinel9"}, UnknownNameError, "sentinel2"),
         ({"bands": {"bands": [{"name": "pan"}]}}, BandError, "'pan'"),
         ({"bands": {"bands": [{"name": "tir", "centre": 10.9}]}}, BandError, "'tir'"),
