@@ -28,6 +28,9 @@ from rsdistill.errors import ModelError, OptionError
 from rsdistill.training.callbacks import LOG, Look
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
+# Share of samples that are shown the class prompt in place of a caption, so that both kinds of prompt work.
+_CLASS_PROMPT_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class DenoisingOptions:
@@ -36,8 +39,8 @@ class DenoisingOptions:
     Attributes:
         steps: Optimiser steps.
         max_epochs: Times that each latent, every dihedral view counted, is seen at most; fewer steps are
-            taken where ``steps`` would go beyond, since a small set is soon learned by heart and its
-            tiles are then copies. None takes all steps.
+            taken where ``steps`` would go beyond, since a small set is soon memorised and its tiles
+            are then copies. None takes all steps.
         batch: Latents a step.
         accumulate: Parts in which a step's batch passes the model, one after another, where memory is short.
             The step is the same.
@@ -47,8 +50,6 @@ class DenoisingOptions:
         snr_gamma: Gamma of min-SNR weighting; None weights all timesteps alike. On small latents the class is
             decided at high noise, where the weighting all but silences v prediction: see docs/results.md.
         prompt_dropout: Share of samples whose prompt is emptied, for classifier-free guidance.
-        template_share: Where chips have captions, share of samples that are shown the class prompt instead,
-            so that both kinds of prompt work.
         ema_decay: Largest decay of the moving average whose weights are kept; 0 keeps the last weights.
         max_grad_norm: Largest gradient norm.
         gradient_checkpointing: Compute the activations of UNet and text encoder anew in the backward pass
@@ -63,6 +64,7 @@ class DenoisingOptions:
         "text_dropout": "prompt_dropout",
         "ema": "ema_decay",
         "clip": "max_grad_norm",
+        "template_share": "a tenth of the samples with captions are always shown the class prompt",
     }
 
     steps: Annotated[int, Field(ge=1)] = 2000
@@ -74,7 +76,6 @@ class DenoisingOptions:
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     snr_gamma: Annotated[float, Field(gt=0)] | None = None
     prompt_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    template_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
@@ -243,7 +244,7 @@ class DenoisingModule(lightning.LightningModule):
         return error, predicted_x0(output, noisy, alpha_bar, self.prediction)
 
     def _draw(self, batch: LatentBatch) -> Draw:
-        """What chance has for a whole batch, which depends on seed, step and process alone."""
+        """Random numbers of a whole batch; they depend on seed, step and process alone."""
         generator = step_generator(self.seed, 21, self.global_step, self.global_rank)
         count, shape = len(batch.label), batch.mean.shape
         posterior, noise = torch.randn((2, *shape), generator=generator).to(batch.mean)
@@ -267,7 +268,7 @@ class DenoisingModule(lightning.LightningModule):
 
     @contextmanager
     def looking(self, averaged: bool) -> Iterator[None]:
-        """The model as it is used, with averaged or live weights; afterwards it trains on as if nothing had been."""
+        """The model as it is used, with averaged or live weights; training then continues with the live weights."""
         live = [parameter.data for parameter in self.learned]
         shown = self.average.module.parameters() if averaged and self.average is not None else self.learned
         try:
@@ -346,7 +347,7 @@ class DenoisingModule(lightning.LightningModule):
         if self.captions is None:
             return which
         rows = len(self.tokens) + self.captions.draw(batch.chip, generator)
-        described = torch.rand(len(empty), generator=generator).to(batch.mean) >= self.options.template_share
+        described = torch.rand(len(empty), generator=generator).to(batch.mean) >= _CLASS_PROMPT_SHARE
         return torch.where(described & ~empty, rows, which)
 
     def _text(self, which: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a denoiser is watched by while it trains: validation losses and pictures of what it draws."""
+"""Monitoring of a denoiser while it trains: validation losses and pictures of what it draws."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from rsdistill.training.trainer import derived_seed, step_generator
 from rsdistill.utils.io import complete_file
 
 _STREAM = 22
-# Bounds of the levels of noise that the teacher's accuracy is told for, as shares ᾱ of the signal.
+# Bounds of the levels of noise that the teacher's accuracy is logged for, as shares ᾱ of the signal.
 _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """What is looked at while the denoiser trains, where there is a folder for its log.
+    """What is logged while the denoiser trains, where there is a folder for its log.
 
-    Looking takes time but changes nothing: the weights are those of a training that nobody watched.
+    Validation and pictures take time but do not change the weights.
 
     Attributes:
         validation: Steps between two validation losses, at noise and timesteps that never change; the last

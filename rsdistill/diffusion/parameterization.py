@@ -1,4 +1,4 @@
-"""What chance decides for the samples of a training step."""
+"""Noise and velocity parameterization of a denoiser: estimates, targets, loss weights, and draws of a step."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def lowpass(latents: torch.Tensor, grid_size: int | None) -> torch.Tensor:
 
 
 class Draw(NamedTuple):
-    """Clean latents with the noise, timestep and text that chance gave them.
+    """Clean latents with the noise, timestep and text drawn for them.
 
     Attributes:
         clean: Clean latents z₀, (n, C, h, w).

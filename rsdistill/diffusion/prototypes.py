@@ -33,23 +33,24 @@ class PrototypeOptions:
 
     Attributes:
         kind: ``kanonymous`` is what at least ``k`` chips share, the mean of their latents averaged over a
-            grid; ``centroid`` is the mean of the cluster's latents; ``representative`` is the real latent that
-            lies best in its cluster, as in the paper: a tile may then rest on a single chip.
+            grid; ``representative`` is the real latent that lies best in its cluster, as in the paper: a tile may
+            then be made from a single chip.
         grid_size: Cells a side of the grid that latents are averaged over before clustering; None takes 8 as the
             paper does, and 2 for ``kanonymous``, whose prototypes keep no more detail than this grid.
         k: Least members of a cluster of ``kanonymous``. Where a class has fewer than ``k`` chips for each
             image, several images share a prototype.
         alpha: Weight of the distance to the own centre in the representative's margin.
-        restarts: Restarts of k-means.
     """
 
-    RENAMED: ClassVar[dict[str, str]] = {"cells": "grid_size"}
+    RENAMED: ClassVar[dict[str, str]] = {
+        "cells": "grid_size",
+        "restarts": "k-means always has 10 restarts",
+    }
 
-    kind: Literal["representative", "centroid", "kanonymous"] = "kanonymous"
+    kind: Literal["representative", "kanonymous"] = "kanonymous"
     grid_size: Annotated[int, Field(ge=1)] | None = None
     k: Annotated[int, Field(ge=2)] = 5
     alpha: float = 1.0
-    restarts: Annotated[int, Field(ge=1)] = 10
 
     @property
     def grid(self) -> int:
@@ -70,7 +71,7 @@ class Prototypes:
         prompt: What each prototype's image shall show, in words, (n,); empty until words are found.
         prompt_figures: Counts made while the prompts were found, such as how many had to be shortened.
         members: Places in the train view of the chips of each prototype's cluster. They stay in memory:
-            no file says which original chips an image rests on.
+            no file says which original chips an image was made from.
     """
 
     latent: torch.Tensor
@@ -177,24 +178,23 @@ def _of_class(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptio
 
 
 def _by_margin(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
-    """The paper's clusters: a member of each, or the mean of all."""
+    """The paper's clusters: the member of each that has the largest margin."""
     features = pooled_features(means, options.grid)
-    clusters = find_clusters(features, ipc, seed, options.restarts)
+    clusters = find_clusters(features, ipc, seed)
     members_of, margins = clusters.labels_, _margins(features, clusters.labels_, clusters.cluster_centers_, options)
     latent, sizes, margin = [], [], []
     for cluster in range(ipc):
         members = np.flatnonzero(members_of == cluster)
         best = members[np.argmax(margins[members])]
-        latent.append(means[best] if options.kind == "representative" else means[members].mean(dim=0))
+        latent.append(means[best])
         sizes.append(len(members))
         margin.append(margins[best])
     size = np.asarray(sizes, np.int64)
-    n_sources = np.ones_like(size) if options.kind == "representative" else size
     return Prototypes(
         torch.stack(latent),
         np.full(ipc, label),
         size,
-        n_sources,
+        np.ones_like(size),
         np.asarray(margin, np.float32),
         members=tuple(np.flatnonzero(members_of == cluster) for cluster in range(ipc)),
     )
@@ -205,7 +205,7 @@ def _shared(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions
     coarse = lowpass(means, options.grid)
     # Clustered as they are averaged: what guidance uses is then as alike as can be within a cluster.
     features = F.adaptive_avg_pool2d(means, min(options.grid, means.shape[-1])).flatten(1).numpy()
-    members_of = find_large_clusters(features, ipc, options.k, seed, options.restarts)
+    members_of = find_large_clusters(features, ipc, options.k, seed)
     count = int(members_of.max()) + 1
     centres = np.stack([features[members_of == cluster].mean(axis=0) for cluster in range(count)])
     margins = _margins(features, members_of, centres, options)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import lightning
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,12 +25,11 @@ from rsdistill.errors import ArtifactError, OptionError, storage_errors
 from rsdistill.training.trainer import TrainerOptions, predict, resolve_device
 from rsdistill.utils.io import complete_file
 
-SchedulerName = Literal["model", "ddim", "dpmsolver++", "ddpm", "pndm"]
+SchedulerName = Literal["model", "ddim", "dpmsolver++", "ddpm"]
 _KINDS: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "dpmsolver++": DPMSolverMultistepScheduler,
     "ddpm": DDPMScheduler,
-    "pndm": PNDMScheduler,
 }
 
 
@@ -228,7 +227,7 @@ def draw_into(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     left = [start for start in _starts(request, options) if not _file(folder, start).exists()]
-    # Also where nothing is left: the processes meet there, so none can run ahead of what another still looks for.
+    # Also where nothing is left: the processes wait for each other there, so all files exist before any is read.
     predict(_Drawing(folder, model, request, options), left, replace(trainer, precision="32-true"), "sample")
     model.to(resolve_device(trainer))
 

@@ -211,12 +211,12 @@ def _accuracy(teacher: LatentTeacher, latents: LatentStore, split: str, noise: f
 
 
 class Judgement(NamedTuple):
-    """What the teacher says of some clean estimates.
+    """How the teacher classifies some clean estimates.
 
     Attributes:
         loss: Mean of ``w(t)·L_cls`` over all samples, ().
-        right: How many of those it looked at it takes for their class, ().
-        seen: How many it looked at.
+        right: How many of those it classified it gives their own class, ().
+        seen: How many it classified; those past the gate of the loss.
     """
 
     loss: torch.Tensor
@@ -243,7 +243,7 @@ def judge(
         options: Target and gate.
     """
     teacher = teacher.to(estimate.device)
-    # Where the gate is shut the teacher need not look.
+    # Where the gate is shut the loss is 0, and the teacher is not needed.
     seen = torch.nonzero(alpha_bar >= options.min_alpha_bar).flatten()
     if not len(seen):
         return Judgement(0.0 * estimate.sum(), torch.zeros((), device=estimate.device), 0)

@@ -60,7 +60,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads:
 def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merges that build each word from its start, in order.
 
-    The trainer of ``tokenizers`` breaks ties by chance, so that one seed would give several models.
+    The trainer of ``tokenizers`` breaks ties at random, so that one seed would give several models.
     """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     merges: dict[tuple[str, str], None] = {}

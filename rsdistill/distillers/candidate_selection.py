@@ -1,4 +1,4 @@
-"""Which of the candidates that a diffusion model drew become tiles, as a teacher sees them."""
+"""Selection among the candidates that a diffusion model drew, by the logits and features of a teacher."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class SelectionOptions:
         kind: ``margin`` takes the largest target-logit margin of the teacher, slot by slot, as in the paper;
             ``set`` chooses all tiles of a class together for confidence, coverage and mutual distance.
         coverage: Weight of the coverage of real latents beside the teacher's confidence (``set``).
-        diversity: Weight of the mutual distance beside the teacher's confidence (``set``).
         veto: Candidates whose copy ratio in latents is below this are taken only where a prototype has no
             other: the distance to the nearest train latent over the mean distance to its 50 nearest,
             smallest over the views that are stored. 0 turns the veto off.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {
+        "diversity": "the mutual distance always has the weight 1; no other weight was measured"
+    }
+
     kind: Literal["margin", "set"] = "margin"
     coverage: Annotated[float, Field(ge=0)] = 1.0
-    diversity: Annotated[float, Field(ge=0)] = 1.0
     veto: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -57,7 +59,7 @@ def by_set(
 ) -> NDArray[np.int64]:
     """Candidate of each slot such that the whole set is best.
 
-    The set maximises ``mean confidence + coverage·c + diversity·d``: c is the mean, over real latents, of the
+    The set maximises ``mean confidence + coverage·c + d``: c is the mean, over real latents, of the
     largest cosine similarity to a tile of the set; d is the mean, over tiles, of one minus the largest similarity
     to another tile. It begins with the most confident candidates and makes the best exchange of one slot's
     candidate again and again, until none helps.
@@ -122,7 +124,7 @@ def _gains(
         values[slot] = confidence[slot] / slots
         values[slot] += options.coverage * np.maximum(to_real[slot], covered).mean(axis=1)
         if slots > 1:
-            values[slot] += options.diversity * _spread(features[slot] @ tiles.T, tiles)
+            values[slot] += _spread(features[slot] @ tiles.T, tiles)
     return values - values[each, chosen][:, None]
 
 
@@ -167,7 +169,7 @@ class Choice:
         return {"vetoed": self.vetoed, "conceded": self.conceded}
 
     def moved(self, latents: torch.Tensor, labels: NDArray[np.int64], teacher: LatentTeacher) -> Choice:
-        """The same choice with other latents (slots, C, h, w) of these classes, as the teacher sees them now."""
+        """The same choice with other latents (slots, C, h, w) of these classes, and the teacher's logits of those."""
         logits = teacher_view(teacher, latents)[0]
         return replace(self, latents=latents, margin=margin(logits, torch.from_numpy(labels)).numpy(), logits=logits)
 
@@ -178,13 +180,14 @@ class SoftLabelOptions:
 
     Attributes:
         top_k: Classes kept of each tile, in eight bits each; 0 gives hard labels alone.
-        temperature: Divides the logits: above 1 the labels become softer.
     """
 
-    RENAMED: ClassVar[dict[str, str]] = {"top": "top_k"}
+    RENAMED: ClassVar[dict[str, str]] = {
+        "top": "top_k",
+        "temperature": "soft labels are always the teacher's own probabilities; no other temperature was measured",
+    }
 
     top_k: Annotated[int, Field(ge=0)] = 0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
 
     def of(self, logits: torch.Tensor) -> NDArray[np.float32] | None:
         """Soft labels (n, classes) from logits (n, classes), rounded as they are kept; None where they are off.
@@ -194,7 +197,7 @@ class SoftLabelOptions:
         """
         if not self.top_k:
             return None
-        return quantise((logits / self.temperature).softmax(1).double().numpy(), self.top_k).unpack()
+        return quantise(logits.softmax(1).double().numpy(), self.top_k).unpack()
 
 
 def choose(

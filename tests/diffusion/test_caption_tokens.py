@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsdistill.captions import Captions, class_prompts
+from rsdistill.diffusion import denoising
 from rsdistill.diffusion.caption_tokens import CaptionTable, count_cut, sentences
 from rsdistill.diffusion.denoising import DenoisingModule, DenoisingOptions, train_denoiser
 from rsdistill.diffusion.model import DiffusionModel
@@ -84,16 +85,18 @@ def test_a_chip_is_shown_each_of_its_own_sentences(tiny_codec, prompts, captions
     assert not list(table.state_dict())
 
 
-def test_text_is_the_drawn_caption_the_class_prompt_or_nothing(tiny_codec, tiny_latents, prompts, captions):
+def test_text_is_the_drawn_caption_the_class_prompt_or_nothing(
+    tiny_codec, tiny_latents, prompts, captions, monkeypatch
+):
     model = build(tiny_codec, prompts, captions)
     batch = tiny_latents.read(tiny_latents.positions("train")[[0, 3, 6, 9]])
     single = replace(captions, texts=tuple(texts[:1] for texts in captions.texts))
     empty = torch.tensor([False, True, False, False])
 
     def text(share):
-        options = replace(OPTIONS, template_share=share)
+        monkeypatch.setattr(denoising, "_CLASS_PROMPT_SHARE", share)
         table = CaptionTable(model, single, len(single))
-        module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, None, 0, table).eval()
+        module = DenoisingModule(model, model.tokenize([*prompts, ""]), OPTIONS, None, 0, table).eval()
         return module._text(module._rows(batch, empty, torch.Generator().manual_seed(0)))
 
     own = [single[int(chip)] for chip in batch.chip]

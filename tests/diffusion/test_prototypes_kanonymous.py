@@ -71,7 +71,7 @@ def test_a_kanonymous_prototype_is_the_coarse_mean_of_its_members():
 @given(chips=st.integers(2, 24), ipc=st.integers(1, 6), k=st.integers(2, 5), seed=st.integers(0, 10**6))
 def test_no_prototype_ever_rests_on_fewer_than_k_chips(chips, ipc, k, seed):
     latents = torch.randn(chips, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
-    options = PrototypeOptions(kind="kanonymous", k=k, restarts=1)
+    options = PrototypeOptions(kind="kanonymous", k=k)
     if chips < k:
         with pytest.raises(DatasetError, match="fewer than the"):
             _of_class(latents, 0, ipc, options, 0)

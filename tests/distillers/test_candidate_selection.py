@@ -32,7 +32,7 @@ def value(chosen, confidence, features, real, options):
     among = cosine_similarity(tiles)
     np.fill_diagonal(among, -np.inf)
     spread = (1.0 - among.max(1)).mean()
-    return confidence[each, chosen].mean() + options.coverage * coverage + options.diversity * spread
+    return confidence[each, chosen].mean() + options.coverage * coverage + spread
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -41,7 +41,7 @@ def test_no_single_exchange_improves_the_set(seed):
     slots, candidates = 4, 3
     confidence = generator.random((slots, candidates))
     features, real = unit(generator, slots, candidates, 5), unit(generator, 20, 5)
-    options = SelectionOptions("set", coverage=generator.random() * 3, diversity=generator.random() * 3)
+    options = SelectionOptions("set", coverage=generator.random() * 3)
     chosen = by_set(confidence, features, real, options)
     best = value(chosen, confidence, features, real, options)
     for slot, candidate in product(range(slots), range(candidates)):
@@ -51,19 +51,12 @@ def test_no_single_exchange_improves_the_set(seed):
     assert best >= value(confidence.argmax(1), confidence, features, real, options) - 1e-9
 
 
-def test_without_the_other_terms_the_set_is_the_most_confident():
-    generator = np.random.default_rng(0)
-    confidence = generator.random((5, 4))
-    features, real = unit(generator, 5, 4, 3), unit(generator, 9, 3)
-    chosen = by_set(confidence, features, real, SelectionOptions("set", coverage=0, diversity=0))
-    assert np.array_equal(chosen, confidence.argmax(1))
-
-
 def test_diversity_refuses_twins_and_coverage_seeks_what_is_missing():
     east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     features = np.stack([np.stack([east, north]), np.stack([east, north])])
     confidence = np.array([[0.9, 0.1], [0.9, 0.8]])
-    for options in (SelectionOptions("set", 0.0, 1.0), SelectionOptions("set", 1.0, 0.0)):
+    for coverage in (0.0, 1.0):
+        options = SelectionOptions("set", coverage)
         assert by_set(confidence, features, np.stack([east, north]), options).tolist() == [0, 1]
 
 
