@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import convert_state_dict_to_diffusers, is_peft_version
 from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
@@ -51,7 +52,10 @@ def add_lora(model: DiffusionModel, options: LoraOptions, seed: int) -> Diffusio
 
     Raises:
         OptionError: If a target names no linear layer or convolution of the UNet.
+        ModelError: If the text encoder is to get updates and transformers asks for a newer peft than is installed.
     """
+    if options.text_encoder:
+        _check_peft()
     for target in options.targets:
         _check_target(model.unet, target)
     with torch.random.fork_rng():
@@ -123,6 +127,18 @@ def _config(options: LoraOptions, targets: Sequence[str]) -> Any:
         lora_dropout=options.dropout,
         init_lora_weights="gaussian",
     )
+
+
+def _check_peft() -> None:
+    """Refuse a peft that transformers would refuse, which adds LoRA to the text encoder; diffusers has its own way."""
+    from transformers.integrations import peft as integration
+
+    least = getattr(integration, "MIN_PEFT_VERSION", None)
+    if least is not None and is_peft_version("<", least):
+        raise ModelError(
+            f"lora.text_encoder: transformers {version('transformers')} asks for peft {least} or later, and "
+            f"{version('peft')} is installed; update peft, install an older transformers, or set it to false"
+        )
 
 
 def _check_target(unet: nn.Module, target: str) -> None:

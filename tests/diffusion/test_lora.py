@@ -15,7 +15,7 @@ from rsdistill.codecs import create_codec, encode
 from rsdistill.datasets import load_dataset
 from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
 from rsdistill.diffusion.guidance import GuidanceOptions
-from rsdistill.diffusion.lora import WEIGHTS, LoraOptions
+from rsdistill.diffusion.lora import WEIGHTS, LoraOptions, _check_peft
 from rsdistill.diffusion.model_factory import BASE, ModelPlan
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.distillers import create_distiller
@@ -26,7 +26,7 @@ SAMPLING = SamplingOptions(steps=3, guidance_scale=2.5, guidance=GuidanceOptions
 # Updates begin at zero: a high rate makes them matter within a few steps.
 FEW_LOOKS = {"validation": 4, "draws": 2}
 TRAINING = create_distiller(
-    "dpd", training={"steps": 4, "batch": 4, "lr": 0.02, "ema": 0.5, "watch": FEW_LOOKS}
+    "dpd", training={"steps": 4, "batch": 4, "lr": 0.02, "ema_decay": 0.5, "watch": FEW_LOOKS}
 ).training
 
 
@@ -220,16 +220,28 @@ def test_dpd_with_lora_distils_and_its_stages_come_back(benches, quiet, tmp_path
         "candidates": 1,
     }
     method = create_distiller("dpd", **options).fit(bench.data, bench.latents, trainer=quiet)
-    for stage in method.fit_stages:
-        method.save_stage(stage, tmp_path / stage)
+    for step in method.steps():
+        step.save(tmp_path / step.name)
     tiles = method.distill(1)
-    again = create_distiller("dpd", **options).attach(bench.data, bench.latents)
-    for stage in again.fit_stages:
-        again.load_stage(stage, tmp_path / stage, quiet)
+    again = create_distiller("dpd", **options).attach(bench.data, bench.latents, trainer=quiet)
+    for step in again.steps():
+        step.load(tmp_path / step.name)
     assert (tiles.image == again.distill(1).image).all() and tiles.image.shape == (3, 3, 32, 32)
     told = again.distill(1).manifest
     assert told["base"]["folder"] == told["options"]["preset"] == "text2earth" and len(told["base"]["weights"]) == 64
     assert str(bench.folder.parent) not in json.dumps(told)
-    assert method.latent_multiple() == 8
+    assert method.requirements.size_multiple == 8
     changed = create_distiller("dpd", **options | {"lora": {"rank": 3}})
-    assert changed.stage_options("train") != method.stage_options("train")
+    same, other = method.steps(), changed.steps()
+    assert same[0].options == other[0].options and same[1].options != other[1].options
+
+
+def test_a_peft_too_old_for_transformers_is_told_before_lora_is_added(benches, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(ModelError, match=r"asks for peft 99.0 or later, and \d.*; update peft") as caught:
+        benches["sd15"].build(text_encoder=True)
+    assert "\n" not in str(caught.value)
+    # diffusers adds it to the UNet without transformers.
+    benches["sd15"].build()
+    monkeypatch.delattr("transformers.integrations.peft.MIN_PEFT_VERSION")
+    _check_peft()

@@ -119,7 +119,7 @@ def test_training_gives_labels_where_there_is_text(pipelines, codecs, rgb, tmp_p
 
 
 def training(**options):
-    return create_distiller("dpd", training={"ema": 0.5, **options}).training
+    return create_distiller("dpd", training={"ema_decay": 0.5, **options}).training
 
 
 def test_whole_tuning_trains_the_unet_alone_and_comes_back(pipelines, codecs, rgb, tmp_path, quiet):
@@ -300,11 +300,9 @@ def test_latents_of_another_codec_are_refused(pipelines, rgb, quiet):
 
 def test_codecs_of_a_run_take_the_autoencoder_of_the_preset(pipelines):
     method = create_distiller("dpd", preset="sd15")
-    assert method.codec_defaults("pretrained", {}) == {"source": "sd15"}
     place = {"pretrained": KNOWN["sd15"].hub, "revision": KNOWN["sd15"].revision, "subfolder": "vae"}
-    assert method.codec_defaults("inflated", {"steps": 3}) == place
-    assert method.codec_defaults("inflated", {"pretrained": "another"}) == method.codec_defaults("kl", {}) == {}
-    assert create_distiller("dpd").codec_defaults("pretrained", {}) == {}
+    assert method.requirements.codec_options == {"pretrained": {"source": "sd15"}, "inflated": place}
+    assert not create_distiller("dpd").requirements.codec_options
 
 
 def test_more_bands_enter_by_an_inflated_autoencoder(copy, codecs, rgb, quiet, tmp_path):
@@ -314,7 +312,7 @@ def test_more_bands_enter_by_an_inflated_autoencoder(copy, codecs, rgb, quiet, t
     save_file({n: w / spread if n.startswith("quant_conv") else w for n, w in load_file(path).items()}, path)
     four = load_dataset("synthetic", size=32, chips_per_class=8, classes=["forest", "beach", "solar_farm"])
     method = create_distiller("dpd", preset=str(copy), lora={"rank": 2})
-    place = method.codec_defaults("inflated", {})
+    place = method.requirements.codec_options["inflated"]
     codec = create_codec("inflated", four.bands, steps=2, batch=2, lr=1e-6, **place).fit(four, trainer=quiet)
     latents = encode(codec, four, tmp_path / "latents.zarr", views=1, progress=False)
     model = method.plan_.build(codec, PROMPTS, 32, 0)
