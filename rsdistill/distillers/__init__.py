@@ -2,6 +2,6 @@
 
 from rsdistill.distillers import coreset as _subset  # noqa: F401 - registers the methods
 from rsdistill.distillers import dpd as _dpd  # noqa: F401 - registers the method
-from rsdistill.distillers.base import DISTILLERS, Distiller, create_distiller, list_distillers
+from rsdistill.distillers.base import DISTILLERS, Distiller, FitStep, Requirements, create_distiller, list_distillers
 
-__all__ = ["DISTILLERS", "Distiller", "create_distiller", "list_distillers"]
+__all__ = ["DISTILLERS", "Distiller", "FitStep", "Requirements", "create_distiller", "list_distillers"]

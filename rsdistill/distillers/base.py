@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.captions.base import Captions, TemplateCaptioner
+from rsdistill.captions.base import Captions
 from rsdistill.codecs.store import LatentStore
 from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.splits import split_digest
-from rsdistill.diffusion.prototypes import Prototypes
 from rsdistill.distilled import DistilledSet
-from rsdistill.errors import DatasetError, ModelError, PolicyError
+from rsdistill.errors import DatasetError, ModelError
 from rsdistill.registry import Registry
 from rsdistill.training.trainer import TrainerOptions, derived_seed
 from rsdistill.utils.options import plain
@@ -25,38 +25,99 @@ from rsdistill.utils.provenance import REAL, SYNTHETIC, library_versions
 
 # Stream of random numbers of further candidates.
 _REDRAW = 60
+LATENTS, CAPTIONS = "latents", "captions"
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """One step of what a distiller learns or makes ready; a run keeps, resumes and shows each by itself.
+
+    Attributes:
+        name: Its name, also that of its folder in a run.
+        summary: One line for listings.
+        options: All options that its result depends on.
+        fit: Learns, and returns figures worth showing. Given a folder for checkpoints, to resume from; None keeps
+            none.
+        save: Writes what was learned to a folder, after :attr:`fit`, in the first process alone.
+        load: Reads what :attr:`save` wrote.
+        needs: What it reads beside the prepared chips: ``"latents"``, ``"captions"``, names of earlier steps.
+        memory: Bytes that it holds beyond what training small models takes, such as pretrained weights.
+        collective: Whether all processes of a distributed run fit it together; else the first alone.
+    """
+
+    name: str
+    summary: str
+    options: Any
+    fit: Callable[[Path | None], Mapping[str, Any]]
+    save: Callable[[Path], None]
+    load: Callable[[Path], None]
+    needs: tuple[str, ...] = ()
+    memory: float = 0.0
+    collective: bool = True
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a distiller wants from a run.
+
+    Attributes:
+        latents: Whether :meth:`Distiller.distill` or a step reads latents.
+        captions: Whether captions of the train chips make a difference.
+        writer: Which option asks for the captioner's own model to sum captions up; empty where none does.
+        chips_per_image: Train chips that each class must have for each image of its set.
+        size_multiple: What the side of the latents must be a multiple of.
+        codec_options: By name of a codec, options that follow from the distiller's own; they count where a config
+            gives none of them.
+        memory: Bytes that :meth:`Distiller.distill` holds beyond its tiles, such as pretrained weights.
+    """
+
+    latents: bool = False
+    captions: bool = False
+    writer: str = ""
+    chips_per_image: int = 1
+    size_multiple: int = 1
+    codec_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    memory: float = 0.0
 
 
 class Distiller(ABC):
-    """A method with scikit-learn's habits: options in ``__init__``, ``fit``, then ``distill``.
+    """A method with scikit-learn's habits: options in ``__init__`` with no work done there, ``fit``, ``distill``.
 
-    A subclass needs no more than :meth:`distill`. One that learns names its steps in
-    :attr:`fit_stages` and implements :meth:`fit_stage` and :meth:`load_stage`; a run then keeps
-    and resumes each of them by itself.
+    A subclass needs no more than :meth:`distill`. One that learns hands its :meth:`steps` over as records.
 
     Attributes:
-        fit_stages: Names of the steps of the fit, in order, such as ``("teacher", "train")``; options may decide.
-        pixel_stages: Those of the fit's steps that learn from the prepared chips alone, whatever the others learned.
-        uses_prototypes: Whether :meth:`find_prototypes` is implemented.
-        uses_latents: Whether :meth:`fit` needs a latent store.
-        captioned_stages: Names of the stages, those of the fit and ``prototypes``, that captions make a difference to.
+        name: Registered name.
         real_pixels: Whether the images of its sets are, or hold, pixels of real chips.
         data_: The dataset fitted to.
         latents_: Its latents, None for methods that need none.
         captions_: Captions of its train chips, None for class prompts alone.
         write_: Answers a request in plain text: the captioner's own model, to sum captions up; or None.
+        trainer_: Devices and the like.
+        work_: Folder whose content survives a kill, for work that :meth:`distill` resumes; None keeps nothing.
     """
 
-    fit_stages: tuple[str, ...] = ()
-    pixel_stages: ClassVar[tuple[str, ...]] = ()
-    uses_latents: ClassVar[bool] = False
-    captioned_stages: ClassVar[tuple[str, ...]] = ()
-    uses_prototypes: ClassVar[bool] = False
+    name: str
     real_pixels: ClassVar[bool] = False
     data_: SceneData
     latents_: LatentStore | None
     captions_: Captions | None
     write_: Callable[[str], str] | None
+    trainer_: TrainerOptions
+    work_: Path | None
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the distiller, with its options, wants from a run."""
+        return Requirements()
+
+    def steps(self, ipc: int | None = None, seeds: Sequence[int] = ()) -> Sequence[FitStep]:
+        """The steps of the fit, in order.
+
+        Args:
+            ipc: Images per class that will be asked for; None leaves out the steps that depend on it.
+            seeds: Seeds of the sets that will be asked for.
+        """
+        return ()
 
     def fit(
         self,
@@ -70,7 +131,7 @@ class Distiller(ABC):
 
         Args:
             data: The dataset.
-            latents: Its latents; needed where :attr:`uses_latents` is set.
+            latents: Its latents, for methods that need them.
             folder: Where checkpoints go, to resume from; None keeps none.
             trainer: Devices and the like.
             captions: Captions of the train chips, for methods that use them.
@@ -78,9 +139,11 @@ class Distiller(ABC):
         Raises:
             ModelError: If latents are needed and missing.
         """
-        self.attach(data, latents, captions)
-        for stage in self.fit_stages:
-            self.fit_stage(stage, None if folder is None else Path(folder) / stage, trainer)
+        self.attach(data, latents, captions, trainer=trainer)
+        if self.requirements.latents:
+            self.fitted_latents()
+        for step in self.steps():
+            step.fit(None if folder is None else Path(folder) / step.name)
         return self
 
     def attach(
@@ -89,11 +152,12 @@ class Distiller(ABC):
         latents: LatentStore | None = None,
         captions: Captions | None = None,
         write: Callable[[str], str] | None = None,
+        trainer: TrainerOptions | None = None,
+        work: Path | None = None,
     ) -> Self:
-        """Name the dataset, its latents and captions and who sums captions up, without learning anything yet."""
-        if self.uses_latents and latents is None:
-            raise ModelError(f"method '{method_name(self)}' needs latents; pass those of rsdistill.encode")
+        """Name the dataset and all that a run has for the method, without learning anything yet; see the attributes."""
         self.data_, self.latents_, self.captions_, self.write_ = data, latents, captions, write
+        self.trainer_, self.work_ = trainer or TrainerOptions(), work
         return self
 
     def fitted(self) -> SceneData:
@@ -107,67 +171,26 @@ class Distiller(ABC):
             raise ModelError(f"method '{method_name(self)}' is not fitted; call fit(data, latents) first")
         return data
 
-    def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
-        """Carry out one step of the fit; resumes from its checkpoints in the folder.
+    def fitted_latents(self) -> LatentStore:
+        """The latents fitted to.
 
-        Returns:
-            Figures worth showing, such as an accuracy.
+        Raises:
+            ModelError: If there are none yet.
         """
-        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
+        self.fitted()
+        if self.latents_ is None:
+            raise ModelError(f"method '{method_name(self)}' needs latents; pass those of rsdistill.encode")
+        return self.latents_
 
-    def save_stage(self, stage: str, folder: Path) -> None:
-        """Write what a step learned."""
-        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
+    def protection_gap(self) -> str:
+        """Why these options may not be used on classes that a policy protects; empty where they may.
 
-    def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
-        """Read what :meth:`save_stage` wrote."""
-        raise ModelError(f"method '{method_name(self)}' has no stage '{stage}'")
-
-    def needs_writer(self) -> bool:
-        """Whether captions are summed up by the model that made them."""
-        return False
-
-    def latent_multiple(self) -> int:
-        """What the side of the latents must be a multiple of."""
-        return 1
-
-    def codec_defaults(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a codec that follow from the method's own.
-
-        Args:
-            name: Name of the codec.
-            given: What a run's config says of its options, which goes before what is returned.
+        What is made of a protected class must rest on several of its chips. The reason completes the sentence
+        "the class is protected, but ...".
         """
-        return {}
-
-    def pretrained_memory(self, stage: str) -> float:
-        """Bytes of memory that pretrained weights take in a stage, for the plan of a run."""
-        return 0.0
-
-    def stage_options(self, stage: str) -> dict[str, Any]:
-        """The options that the result of a stage depends on; a change of others does not redo it."""
-        return options_of(self)
-
-    def find_prototypes(self, ipc: int) -> Prototypes:
-        """Prototypes for so many images per class."""
-        raise ModelError(f"method '{method_name(self)}' uses no prototypes")
-
-    def use_prototypes(self, ipc: int, table: Prototypes) -> None:
-        """Take prototypes that :meth:`find_prototypes` found earlier."""
-        raise ModelError(f"method '{method_name(self)}' uses no prototypes")
-
-    def draw(self, ipc: int, seed: int, folder: Path, trainer: TrainerOptions) -> None:
-        """Do ahead what :meth:`distill` with the same arguments can share out to processes; by default nothing.
-
-        A run calls it in all processes, and :meth:`distill` in the first one alone.
-
-        Args:
-            ipc: Images per class.
-            seed: Seed of the set.
-            folder: A folder of this set's own that all processes see; what is done lies there, also after a kill.
-            trainer: Devices and strategy.
-        """
-        return
+        if self.real_pixels:
+            return f"option distill.method '{method_name(self)}' hands out real chips"
+        return f"option distill.method '{method_name(self)}' does not say on how many chips an image rests"
 
     @abstractmethod
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
@@ -178,7 +201,7 @@ class Distiller(ABC):
             seed: Seed; the same seed gives the same set.
 
         Raises:
-            DatasetError: If a class has fewer train chips than ``ipc``.
+            DatasetError: If a class has fewer train chips than ``ipc`` asks for.
         """
 
     def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
@@ -228,14 +251,15 @@ def options_of(plugin: object) -> dict[str, Any]:
     return {name: plain(getattr(plugin, name)) for name in names}
 
 
-def check_class_sizes(data: SceneData, ipc: int) -> None:
+def check_class_sizes(data: SceneData, method: Distiller, ipc: int) -> None:
     """Refuse an ``ipc`` that some class cannot meet.
 
     Raises:
         DatasetError: Naming every class that has too few train chips.
     """
+    least = ipc * method.requirements.chips_per_image
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
-    short = [f"{info.key} ({n})" for info, n in zip(data.classes, counts, strict=True) if n < ipc]
+    short = [f"{info.key} ({n})" for info, n in zip(data.classes, counts, strict=True) if n < least]
     if short:
         raise DatasetError(
             f"these classes have fewer train chips than ipc={ipc}: {', '.join(short)}; "
@@ -244,6 +268,8 @@ def check_class_sizes(data: SceneData, ipc: int) -> None:
 
 
 DISTILLERS: Registry[Distiller] = Registry("distiller", "rsdistill.distillers")
+DEFAULT = "dpd"
+"""The method that a run uses unless told otherwise."""
 
 
 def create_distiller(name: str, **options: Any) -> Distiller:
@@ -262,51 +288,3 @@ def create_distiller(name: str, **options: Any) -> Distiller:
 def list_distillers() -> list[str]:
     """Names of the methods there are."""
     return DISTILLERS.names()
-
-
-SHARED = "kanonymous"
-"""The kind of prototypes that protected classes may be distilled with."""
-
-
-def check_protection(method: Distiller, protected: Collection[str], captioner: str = TemplateCaptioner.name) -> None:
-    """Refuse a method whose options would show single chips of a protected class.
-
-    It must make images of its own, from k-anonymous prototypes, with hard labels, and texts may
-    come from the template alone. A baseline that is judged beside it and never exported need not.
-
-    Args:
-        method: The method whose set goes out.
-        protected: Keys of the protected classes.
-        captioner: Registered name of what captions the chips.
-
-    Raises:
-        PolicyError: Naming the class and the option at fault.
-    """
-    if not protected:
-        return
-    named = f"class '{min(protected)}' is protected by the policy" + (
-        f", as {len(protected) - 1} more" if len(protected) > 1 else ""
-    )
-    if method.real_pixels:
-        raise PolicyError(
-            f"{named}, but option distill.method '{method_name(method)}' hands out real chips; choose 'dpd' with "
-            f"distill.options.prototypes.kind '{SHARED}', or exclude the class"
-        )
-    kind = getattr(getattr(method, "prototypes", None), "kind", None)
-    if kind != SHARED:
-        has = f"is '{kind}'" if kind else f"does not exist for method '{method_name(method)}'"
-        raise PolicyError(
-            f"{named}, but option distill.options.prototypes.kind {has}; it must be '{SHARED}', so that every "
-            "prototype rests on several chips"
-        )
-    soft = getattr(method, "soft_labels", None)
-    if getattr(soft, "top", soft):
-        raise PolicyError(
-            f"{named}, but option distill.options.soft_labels asks for soft labels, which tell how alike its chips "
-            "are to others; leave it out"
-        )
-    if captioner != TemplateCaptioner.name:
-        raise PolicyError(
-            f"{named}, but its chips would be put into words by captioner '{captioner}' (option captions); texts of "
-            "protected classes come from 'template'"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from rsdistill.captions import class_prompts
 from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.distilled import DistilledSet
-from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
+from rsdistill.distillers.base import DISTILLERS, Distiller, Requirements, check_class_sizes
 from rsdistill.errors import DatasetError
 from rsdistill.training.trainer import derived_seed
 from rsdistill.utils.clustering import find_clusters
@@ -33,7 +34,7 @@ class SubsetDistiller(Distiller):
 
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """The chosen chips as a set; see :meth:`Distiller.distill`."""
-        check_class_sizes(self.fitted(), ipc)
+        check_class_sizes(self.fitted(), self, ipc)
         return self._as_set(self._chosen(ipc, seed), ipc, seed)
 
     def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
@@ -84,19 +85,24 @@ class _LatentSubset(SubsetDistiller):
     """Chooses by features: pooled latents of the chips.
 
     Args:
-        cells: Latents are averaged over a grid of this many cells a side.
+        grid_size: Latents are averaged over a grid of this many cells a side.
     """
 
-    uses_latents = True
+    RENAMED: ClassVar[dict[str, str]] = {"cells": "grid_size"}
 
-    def __init__(self, cells: int = 8) -> None:
-        self.cells = cells
+    def __init__(self, grid_size: int = 8) -> None:
+        self.grid_size = grid_size
+
+    @property
+    def requirements(self) -> Requirements:
+        """Latents, whose features are compared."""
+        return Requirements(latents=True)
 
     def choose(self, members: NDArray[np.int64], ipc: int, seed: int) -> NDArray[np.int64]:
-        assert self.latents_ is not None
+        latents = self.fitted_latents()
         # The store's train samples stand in the order of the train view.
-        positions = self.latents_.positions("train")[members]
-        features = pooled_features(self.latents_.read(positions).mean, self.cells)
+        positions = latents.positions("train")[members]
+        features = pooled_features(latents.read(positions).mean, self.grid_size)
         return members[self.choose_by(features, ipc, seed)]
 
     @abstractmethod

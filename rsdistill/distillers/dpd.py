@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from pydantic import Field
 
 from rsdistill.captions import TEMPLATE, class_prompts
 from rsdistill.captions.aggregate import AggregationOptions, aggregate
-from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.caption_tokens import count_cut, sentences
 from rsdistill.diffusion.denoising import DenoisingOptions, train_denoiser
 from rsdistill.diffusion.lora import LoraOptions
@@ -25,20 +25,34 @@ from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, find_pr
 from rsdistill.diffusion.sampling import Request, SamplingOptions, draw, draw_into, drawn_in
 from rsdistill.diffusion.teacher import LatentTeacher, TeacherOptions, train_teacher
 from rsdistill.distilled import DistilledSet
-from rsdistill.distillers.base import DISTILLERS, Distiller, check_class_sizes
+from rsdistill.distillers.base import (
+    CAPTIONS,
+    DEFAULT,
+    DISTILLERS,
+    LATENTS,
+    Distiller,
+    FitStep,
+    Requirements,
+    check_class_sizes,
+)
 from rsdistill.distillers.candidate_selection import Choice, SelectionOptions, SoftLabelOptions, choose
-from rsdistill.distillers.matching_networks import Observers, train_observers
+from rsdistill.distillers.matching_networks import MatchingNetworks, train_matching_networks
 from rsdistill.distillers.refinement import RefinementOptions, refine
 from rsdistill.errors import ModelError
 from rsdistill.imaging.normalisation import to_sensor
 from rsdistill.training.callbacks import LOG, training_log
-from rsdistill.training.trainer import TrainerOptions, derived_seed, resolve_device
+from rsdistill.training.trainer import derived_seed, resolve_device
 
+T = TypeVar("T")
+
+SHARED = "kanonymous"
+"""The kind of prototypes that protected classes may be distilled with."""
 _DECODE_BATCH = 64
+_PROTOTYPES = "prototypes.nc"
 
 
 @DISTILLERS.register(
-    "dpd",
+    DEFAULT,
     summary="prototype-guided diffusion with candidate selection",
     source="Xu, Ghamisi and Weng, arXiv 2601.15829",
 )
@@ -65,11 +79,7 @@ class DPD(Distiller):
         seed: Seed of everything learned.
     """
 
-    name = "dpd"
-    pixel_stages = ("observers",)
-    uses_latents = True
-    captioned_stages = ("train", "prototypes")
-    uses_prototypes = True
+    name = DEFAULT
 
     def __init__(
         self,
@@ -94,36 +104,89 @@ class DPD(Distiller):
         self.teacher, self.training, self.prototypes, self.sampling = teacher, training, prototypes, sampling
         self.aggregation, self.candidates, self.seed = aggregation, candidates, seed
         self.selection, self.refinement, self.soft_labels = selection, refinement, soft_labels
-        self.fit_stages = ("teacher", "train", *(("observers",) if refinement.steps else ()))
         self.teacher_: LatentTeacher | None = None
         self.model_: DiffusionModel | None = None
         self.base_: dict[str, Any] | None = None
-        self.prototypes_: dict[int, Prototypes] = {}
-        self.observers_: Observers | None = None
+        self.networks_: MatchingNetworks | None = None
+        self.table_: tuple[int, Prototypes] | None = None
         self.drawn_: dict[tuple[int, int], Path] = {}
-        self.trainer_ = TrainerOptions()
 
-    def fit_stage(self, stage: str, folder: Path | None, trainer: TrainerOptions | None = None) -> dict[str, Any]:
-        """Train the teacher, the denoiser or the observers; see :meth:`Distiller.fit_stage`."""
-        self.trainer_ = trainer or TrainerOptions()
-        if stage == "observers":
-            self.observers_, figures = train_observers(
-                self.data_, self.refinement.observers, self.seed, folder, trainer
-            )
-            return figures
-        if stage == "teacher":
-            self.teacher_, figures = train_teacher(
-                self._latents(), len(self.data_.classes), self.teacher, self.seed, folder, trainer
-            )
-            return figures
-        prompts = class_prompts(self.data_.classes, self.prompt)
-        codec = self._latents().codec
-        captions = self.captions_
-        model = self.plan_.build(codec, prompts, self._size, derived_seed(self.seed, 30), sentences(captions))
-        self.model_ = train_denoiser(
-            model, self._latents(), prompts, self.training, self.teacher_, self.seed, folder, trainer, captions
+    @property
+    def requirements(self) -> Requirements:
+        """Latents that the denoiser can halve as often as it must, and the codec of a pretrained preset."""
+        source = self.plan_.source
+        codec_options: dict[str, dict[str, Any]] = {}
+        if source is not None:
+            own = {"pretrained": source.place, "revision": source.revision, "subfolder": "vae"}
+            codec_options = {"pretrained": {"source": self.preset}, "inflated": own}
+        return Requirements(
+            latents=True,
+            captions=True,
+            writer="distill.options.aggregation.kind 'llm'" if self.aggregation.kind == "llm" else "",
+            size_multiple=int(2 ** halvings(self.preset)),
+            codec_options=codec_options,
+            memory=self.plan_.memory(training=False),
         )
-        taken = self.training.limited(len(self._latents().positions("train", views=True))).steps
+
+    def steps(self, ipc: int | None = None, seeds: Sequence[int] = ()) -> list[FitStep]:
+        """Teacher, denoiser, matching networks where tiles are refined, prototypes, candidates."""
+        found = [self._teacher_step(), self._train_step()]
+        if self.refinement.steps:
+            found.append(self._networks_step())
+        if ipc is not None:
+            found += [self._prototypes_step(ipc), self._candidates_step(ipc, seeds)]
+        return found
+
+    def _teacher_step(self) -> FitStep:
+        def fit(folder: Path | None) -> dict[str, float]:
+            latents, classes = self.fitted_latents(), len(self.data_.classes)
+            self.teacher_, figures = train_teacher(latents, classes, self.teacher, self.seed, folder, self.trainer_)
+            return figures
+
+        def save(folder: Path) -> None:
+            _made(self.teacher_).save(folder)
+
+        def load(folder: Path) -> None:
+            self.teacher_ = LatentTeacher.load(folder).to(resolve_device(self.trainer_))
+
+        options = {"teacher": self.teacher, "seed": self.seed}
+        return FitStep("teacher", "train the latent teacher", options, fit, save, load, (LATENTS,))
+
+    def _train_step(self) -> FitStep:
+        def save(folder: Path) -> None:
+            self.plan_.save(_made(self.model_), folder)
+            self.base_ = base_of(folder)
+
+        def load(folder: Path) -> None:
+            latents = self.fitted_latents()
+            self.model_ = self.plan_.load(folder, latents.codec, self._size).to(resolve_device(self.trainer_))
+            self.base_ = base_of(folder)
+
+        options = {name: getattr(self, name) for name in ("prompt", "training", "seed")} | self.plan_.options()
+        return FitStep(
+            "train",
+            "train the diffusion model",
+            options,
+            self._train,
+            save,
+            load,
+            needs=(LATENTS, CAPTIONS, "teacher"),
+            memory=self.plan_.memory(training=True),
+        )
+
+    def _train(self, folder: Path | None) -> dict[str, Any]:
+        """Train the denoiser; figures of its size and of the last validation."""
+        latents, captions, prompts = (
+            self.fitted_latents(),
+            self.captions_,
+            class_prompts(self.data_.classes, self.prompt),
+        )
+        seed = derived_seed(self.seed, 30)
+        model = self.plan_.build(latents.codec, prompts, self._size, seed, sentences(captions))
+        self.model_ = train_denoiser(
+            model, latents, prompts, self.training, self.teacher_, self.seed, folder, self.trainer_, captions
+        )
+        taken = self.training.limited(len(latents.positions("train", views=True))).steps
         cut = {} if captions is None else {"captions_cut": count_cut(model, captions)}
         sizes = {"parameters": model.unet.parameters(), "trained": model.learned()}
         log = {} if folder is None else training_log(folder / LOG)
@@ -135,71 +198,83 @@ class DPD(Distiller):
             **cut,
         }
 
-    def save_stage(self, stage: str, folder: Path) -> None:
-        """Write the teacher, the observers, or the model in diffusers' format."""
-        teacher, model, observers = self.teacher_, self.model_, self.observers_
-        if stage == "teacher" and teacher is not None:
-            teacher.save(folder)
-        elif stage == "observers" and observers is not None:
-            observers.save(folder)
-        elif stage == "train" and model is not None:
-            self.plan_.save(model, folder)
-            self.base_ = base_of(folder)
+    def _networks_step(self) -> FitStep:
+        def fit(folder: Path | None) -> dict[str, float]:
+            self.networks_, figures = train_matching_networks(
+                self.fitted(), self.refinement.networks, self.seed, folder, self.trainer_
+            )
+            return figures
 
-    def load_stage(self, stage: str, folder: Path, trainer: TrainerOptions | None = None) -> None:
-        """Read what :meth:`save_stage` wrote."""
-        self.trainer_ = trainer or TrainerOptions()
-        device = resolve_device(trainer)
-        if stage == "teacher":
-            self.teacher_ = LatentTeacher.load(folder).to(device)
-        elif stage == "observers":
-            self.observers_ = Observers.load(folder).to(device)
-        else:
-            self.model_ = self.plan_.load(folder, self._latents().codec, self._size).to(device)
-            self.base_ = base_of(folder)
+        def save(folder: Path) -> None:
+            _made(self.networks_).save(folder)
 
-    def needs_writer(self) -> bool:
-        """See :meth:`Distiller.needs_writer`."""
-        return self.aggregation.kind == "llm"
+        def load(folder: Path) -> None:
+            self.networks_ = MatchingNetworks.load(folder).to(resolve_device(self.trainer_))
 
-    def latent_multiple(self) -> int:
-        """The denoiser halves latents once between two of its resolutions."""
-        return int(2 ** halvings(self.preset))
+        options = {"networks": self.refinement.networks, "seed": self.seed}
+        summary = "train the networks in whose features refined tiles are matched"
+        return FitStep("matching_networks", summary, options, fit, save, load)
 
-    def stage_options(self, stage: str) -> dict[str, Any]:
-        """See :meth:`Distiller.stage_options`."""
-        names = {
-            "teacher": ("teacher", "seed"),
-            "train": ("prompt", "training", "seed"),
-            "observers": ("seed",),
-            "prototypes": ("preset", "prompt", "prototypes", "aggregation", "seed"),
-            "distill": ("sampling", "candidates", "selection", "refinement", "soft_labels", "seed"),
-        }[stage]
-        more = {"train": self.plan_.options(), "observers": {"observers": self.refinement.observers}}
-        return {name: getattr(self, name) for name in names} | more.get(stage, {})
+    def _prototypes_step(self, ipc: int) -> FitStep:
+        def fit(_: Path | None) -> dict[str, Any]:
+            return self._table(ipc).summary()
 
-    def pretrained_memory(self, stage: str) -> float:
-        """See :meth:`Distiller.pretrained_memory`."""
-        return self.plan_.memory(stage == "train") if stage in ("train", "distill", "screen") else 0.0
+        def save(folder: Path) -> None:
+            self._table(ipc).to_xarray().to_netcdf(folder / _PROTOTYPES, engine="h5netcdf")
 
-    def codec_defaults(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Codecs ``pretrained`` and ``inflated`` take the autoencoder of a pretrained preset, unless told otherwise."""
-        source = self.plan_.source
-        if source is None:
-            return {}
-        if name == "pretrained":
-            return {"source": self.preset}
-        if name == "inflated" and "pretrained" not in given:
-            return {"pretrained": source.place, "revision": source.revision, "subfolder": "vae"}
-        return {}
+        def load(folder: Path) -> None:
+            self.table_ = ipc, Prototypes.load(folder / _PROTOTYPES)
 
-    def find_prototypes(self, ipc: int) -> Prototypes:
+        names = ("preset", "prompt", "prototypes", "aggregation", "seed")
+        options = {name: getattr(self, name) for name in names} | {"ipc": ipc}
+        needs = (LATENTS, CAPTIONS)
+        return FitStep("prototypes", "find the prototypes", options, fit, save, load, needs, collective=False)
+
+    def _candidates_step(self, ipc: int, seeds: Sequence[int]) -> FitStep:
+        def fit(folder: Path | None) -> dict[str, Any]:
+            table = self._table(ipc)
+            slots = np.arange(len(table.label))
+            if folder is None:
+                return {}
+            for seed in seeds:
+                request, place = self._request(table, slots, seed), folder / f"seed_{seed}"
+                draw_into(place, self._models()[0], request, self.sampling, self.trainer_)
+                self.drawn_[ipc, seed] = place
+            return {"candidates": self.candidates * len(slots), "sets": len(seeds)}
+
+        def save(folder: Path) -> None:
+            for seed in seeds:
+                shutil.copytree(self.drawn_[ipc, seed], folder / f"seed_{seed}", ignore=shutil.ignore_patterns(".*"))
+
+        def load(folder: Path) -> None:
+            self.drawn_ |= {(ipc, seed): folder / f"seed_{seed}" for seed in seeds}
+
+        options = {"ipc": ipc, "seeds": list(seeds)}
+        options |= {name: getattr(self, name) for name in ("sampling", "candidates", "seed")}
+        needs, memory = (LATENTS, "train", "prototypes"), self.plan_.memory(training=False)
+        return FitStep("candidates", "draw the candidates", options, fit, save, load, needs, memory)
+
+    def protection_gap(self) -> str:
+        """Protected classes need prototypes of several chips each, and hard labels."""
+        if self.prototypes.kind != SHARED:
+            return (
+                f"option distill.options.prototypes.kind is '{self.prototypes.kind}'; it must be '{SHARED}', so that "
+                "every prototype rests on several chips"
+            )
+        if self.soft_labels.top_k:
+            return (
+                "option distill.options.soft_labels asks for soft labels, which tell how alike its chips are to "
+                "others; leave it out"
+            )
+        return ""
+
+    def _table(self, ipc: int) -> Prototypes:
         """Prototypes for so many images per class, found once."""
-        if ipc not in self.prototypes_:
-            check_class_sizes(self.fitted(), ipc)
-            table = find_prototypes(self._latents(), ipc, self.prototypes, self.seed)
-            self.prototypes_[ipc] = self._with_prompts(table)
-        return self.prototypes_[ipc]
+        if self.table_ is None or self.table_[0] != ipc:
+            check_class_sizes(self.fitted(), self, ipc)
+            found = find_prototypes(self.fitted_latents(), ipc, self.prototypes, self.seed)
+            self.table_ = ipc, self._with_prompts(found)
+        return self.table_[1]
 
     def _with_prompts(self, table: Prototypes) -> Prototypes:
         """The table with a prompt for each prototype, out of the captions of its cluster."""
@@ -219,58 +294,42 @@ class DPD(Distiller):
         figures = {"prompts_shortened": words.shortened, "prompts_bare": words.bare}
         return replace(table, prompt=tuple(words.prompts), prompt_figures=figures)
 
-    def use_prototypes(self, ipc: int, table: Prototypes) -> None:
-        """See :meth:`Distiller.use_prototypes`."""
-        self.prototypes_[ipc] = table
-
-    def draw(self, ipc: int, seed: int, folder: Path, trainer: TrainerOptions) -> None:
-        """Draw the candidates; see :meth:`Distiller.draw`."""
-        request = self._request(ipc, np.arange(len(self.find_prototypes(ipc).label)), seed)
-        draw_into(folder, self._fitted()[0], request, self.sampling, trainer)
-        self.drawn_[ipc, seed] = folder
-
     def distill(self, ipc: int, seed: int = 0) -> DistilledSet:
         """Draw candidates for each prototype, keep the best and refine them; see :meth:`Distiller.distill`."""
-        check_class_sizes(self.fitted(), ipc)
-        labels = self.find_prototypes(ipc).label
-        slots = np.arange(len(labels))
-        request, folder = self._request(ipc, slots, seed), self.drawn_.pop((ipc, seed), None)
-        model = self._fitted()[0]
-        drawn = (
-            draw(model, request, self.sampling, self.trainer_.progress)
-            if folder is None
-            else drawn_in(folder, request, self.sampling)
-        )
-        choice = self._choose(labels, drawn)
+        table = self._table(ipc)
+        slots = np.arange(len(table.label))
+        request, folder = self._request(table, slots, seed), self.drawn_.get((ipc, seed))
+        drawn = self._draw(request) if folder is None else drawn_in(folder, request, self.sampling)
+        choice = self._choose(table.label, drawn)
         if self.refinement.steps:
-            choice = self._refined(choice, labels, seed, folder)
-        return self._made(ipc, seed, slots, choice)
+            choice = self._refined(choice, table.label, seed)
+        return self._as_set(ipc, seed, table, slots, choice)
 
     def redraw(self, ipc: int, seed: int, positions: NDArray[np.int64], attempt: int) -> DistilledSet:
         """Further candidates for the prototypes at these positions; see :meth:`Distiller.redraw`.
 
         They are not refined, which is done with all tiles of a class together.
         """
-        slots = np.asarray(positions)
-        request = self._request(ipc, slots, seed, attempt)
-        drawn = draw(self._fitted()[0], request, self.sampling, self.trainer_.progress)
-        return self._made(ipc, seed, slots, self._choose(self.find_prototypes(ipc).label[slots], drawn))
+        table, slots = self._table(ipc), np.asarray(positions)
+        drawn = self._draw(self._request(table, slots, seed, attempt))
+        return self._as_set(ipc, seed, table, slots, self._choose(table.label[slots], drawn))
+
+    def _draw(self, request: Request) -> torch.Tensor:
+        return draw(self._models()[0], request, self.sampling, self.trainer_.progress)
 
     def _choose(self, labels: NDArray[np.int64], drawn: torch.Tensor) -> Choice:
         """One candidate for each slot, given the slots' classes and all candidates (slots x candidates, C, h, w)."""
-        return choose(drawn, labels, self.candidates, self._latents(), self._fitted()[1], self.selection)
+        return choose(drawn, labels, self.candidates, self.fitted_latents(), self._models()[1], self.selection)
 
-    def _refined(self, choice: Choice, labels: NDArray[np.int64], seed: int, folder: Path | None) -> Choice:
+    def _refined(self, choice: Choice, labels: NDArray[np.int64], seed: int) -> Choice:
         """The tiles of a whole set, refined."""
-        if self.observers_ is None:
-            raise ModelError("distiller 'dpd' has no observers to refine with; call fit(data, latents) first")
-        codec, number = self._latents().codec, derived_seed(self.seed, 32, seed)
-        latents = refine(choice.latents, labels, self.observers_, codec, self.refinement, number, folder, self.trainer_)
-        return choice.moved(latents, labels, self._fitted()[1])
+        networks, codec = _made(self.networks_), self.fitted_latents().codec
+        number = derived_seed(self.seed, 32, seed)
+        latents = refine(choice.latents, labels, networks, codec, self.refinement, number, self.work_, self.trainer_)
+        return choice.moved(latents, labels, self._models()[1])
 
-    def _made(self, ipc: int, seed: int, slots: NDArray[np.int64], choice: Choice) -> DistilledSet:
+    def _as_set(self, ipc: int, seed: int, table: Prototypes, slots: NDArray[np.int64], choice: Choice) -> DistilledSet:
         """Tiles of some slots of the prototype table."""
-        table = self.find_prototypes(ipc)
         return DistilledSet(
             image=self._decode(choice.latents),
             label=table.label[slots],
@@ -284,9 +343,9 @@ class DPD(Distiller):
             score=choice.margin,
         )
 
-    def _request(self, ipc: int, slots: NDArray[np.int64], seed: int, attempt: int = 0) -> Request:
+    def _request(self, table: Prototypes, slots: NDArray[np.int64], seed: int, attempt: int = 0) -> Request:
         """The candidates of some slots of the prototype table; another attempt asks for others."""
-        table, repeated = self.find_prototypes(ipc), np.repeat(slots, self.candidates)
+        repeated = np.repeat(slots, self.candidates)
         numbers = [slot * self.candidates + n for slot in slots.tolist() for n in range(self.candidates)]
         more = (attempt,) if attempt else ()
         return Request(
@@ -295,10 +354,8 @@ class DPD(Distiller):
             table.latent[torch.from_numpy(repeated)],
         )
 
-    def _fitted(self) -> tuple[DiffusionModel, LatentTeacher]:
-        if self.model_ is None or self.teacher_ is None:
-            raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
-        return self.model_, self.teacher_
+    def _models(self) -> tuple[DiffusionModel, LatentTeacher]:
+        return _made(self.model_), _made(self.teacher_)
 
     def _provenance(self) -> dict[str, Any]:
         base = {} if self.base_ is None else {"base": self.base_}
@@ -316,12 +373,17 @@ class DPD(Distiller):
         return int(self.data_.train[0]["image"].shape[-1])
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray[Any, Any]:
-        codec = self._latents().codec
+        codec = self.fitted_latents().codec
         decoded = [to_sensor(codec.decode(part), codec.bands) for part in latents.split(_DECODE_BATCH)]
         return np.concatenate(decoded)
 
-    def _latents(self) -> LatentStore:
-        if getattr(self, "latents_", None) is None:
-            raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
-        assert self.latents_ is not None
-        return self.latents_
+
+def _made(part: T | None) -> T:
+    """A part that a step of the fit has made.
+
+    Raises:
+        ModelError: If there is none yet.
+    """
+    if part is None:
+        raise ModelError("distiller 'dpd' is not fitted; call fit(data, latents) first")
+    return part

@@ -20,8 +20,8 @@ from torch import nn
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
-from rsdistill.imaging.augmentation import augmented
 from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions
+from rsdistill.imaging.pixels import augmented
 from rsdistill.models.networks import convnet
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 

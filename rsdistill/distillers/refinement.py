@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from rsdistill.codecs.base import Codec
 from rsdistill.distillers.matching_networks import MatchingNetworks, NetworkOptions
 from rsdistill.errors import CodecError
-from rsdistill.imaging.augmentation import augmented
+from rsdistill.imaging.pixels import augmented
 from rsdistill.training.trainer import StepBatches, TrainerOptions, fit, step_generator
 from rsdistill.utils.options import plain
 from rsdistill.utils.provenance import digest

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from rsdistill.audit.options import AuditOptions
+from rsdistill.audit.calibration import AuditOptions
+from rsdistill.distillers.base import DEFAULT
 from rsdistill.errors import OptionError
 from rsdistill.screen.base import ScreenOptions
 from rsdistill.utils.io import YamlKind, read_yaml
@@ -104,7 +105,7 @@ class DistillOptions:
         options: The method's own options.
     """
 
-    method: str = "dpd"
+    method: str = DEFAULT
     ipc: Annotated[int, Field(ge=1)] = 10
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     options: dict[str, Any] = field(default_factory=dict)

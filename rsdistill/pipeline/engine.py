@@ -7,18 +7,21 @@ import os
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rsdistill.datasets import SceneData
 from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
 from rsdistill.pipeline.config import RunConfig
 from rsdistill.utils.io import write_json
 from rsdistill.utils.options import plain
-from rsdistill.utils.provenance import digest, library_versions, package_version
+from rsdistill.utils.provenance import code_version, digest, library_versions
 
 RECORD = "stage.json"
 _WORK = ".work"
@@ -30,22 +33,53 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of a run.
+class Estimate:
+    """Estimated bytes that a stage leaves on disk and holds in memory at its peak."""
+
+    disk: float = 0.0
+    memory: float = 0.0
+
+
+class Stage(ABC):
+    """One step of a run: what it depends on, what it makes, and how large that is.
 
     Attributes:
-        name: Its name, also the verb of the command line.
-        options: All options that its result depends on, plain types.
-        inputs: Names of the stages it reads.
-        make: Fills a folder, given that folder and one whose content survives a kill; returns figures.
+        name: Its name, also that of its folder.
+        summary: One line for listings.
+        inputs: The stages it reads.
+        plugins: Classes and functions whose code its result depends on, beside the package's own.
         collective: Whether all processes of a distributed run take part; else the first alone works.
+        locate: Says where its folder is; the pipeline sets it.
     """
 
     name: str
-    options: Any
-    inputs: tuple[str, ...]
-    make: Callable[[Path, Path], Figures]
+    summary: str = ""
+    inputs: tuple[Stage, ...] = ()
+    plugins: tuple[object, ...] = ()
     collective: bool = False
+    locate: Callable[[], Path]
+
+    @property
+    def folder(self) -> Path:
+        """Its folder in the run."""
+        return self.locate()
+
+    @property
+    @abstractmethod
+    def options(self) -> Any:
+        """All options that its result depends on, plain types."""
+
+    @abstractmethod
+    def make(self, folder: Path, checkpoint: Path) -> Figures:
+        """Fill a folder, given a second one whose content survives a kill; returns figures worth showing."""
+
+    def outputs(self) -> dict[str, Path]:
+        """What a person looks for in its folder, by name."""
+        return {}
+
+    def estimate(self, data: SceneData) -> Estimate:
+        """How large its result and its memory will be, for the plan of a run."""
+        return Estimate()
 
 
 @dataclass(frozen=True)
@@ -81,13 +115,16 @@ class Pipeline:
 
     def __init__(self, folder: str | Path, stages: Sequence[Stage]) -> None:
         self.folder, self.stages = Path(folder), tuple(stages)
+        for number, stage in enumerate(self.stages, 1):
+            stage.locate = partial(self._found, number, stage.name)
 
     def states(self) -> list[StageState]:
         """Where each stage stands, in order."""
         states: dict[str, StageState] = {}
         for number, stage in enumerate(self.stages, 1):
-            inputs = [states[name] for name in stage.inputs]
-            key = digest([stage.name, stage.options, package_version(), [state.key for state in inputs]])
+            inputs = [states[source.name] for source in stage.inputs]
+            code = code_version(*stage.plugins)
+            key = digest([stage.name, stage.options, code, [state.key for state in inputs]])
             folder = self._found(number, stage.name)
             record = _read_record(folder)
             fresh = record.get("key") == key and all(state.cached for state in inputs)

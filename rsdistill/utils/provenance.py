@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,23 @@ def package_version() -> str:
         return metadata.version("rsdistill")
     except metadata.PackageNotFoundError:
         return "0+unknown"
+
+
+@cache
+def code_version(*plugins: object) -> str:
+    """Digest of the package's code: one changed line gives another, committed or not.
+
+    Args:
+        *plugins: Classes and functions of other packages, whose files count too.
+    """
+    hashed = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    code = [plugin for plugin in plugins if inspect.isclass(plugin) or inspect.isroutine(plugin)]
+    others = {inspect.getsourcefile(plugin) for plugin in code}
+    outside = {Path(name) for name in others if name is not None} - set(package.rglob("*.py"))
+    for path in [*sorted(package.rglob("*.py")), *sorted(outside)]:
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
 
 
 # Public as rsdistill.__version__.

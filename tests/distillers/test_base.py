@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.method_fixtures import table_of
 
 from rsdistill.captions import class_prompts
 from rsdistill.diffusion.prototypes import pooled_features
@@ -30,9 +31,9 @@ def subset(name, data, latents, ipc=IPC, seed=0, **options):
     return create_distiller(name, **options).fit(data, latents).distill(ipc, seed)
 
 
-def features_of(latents, label, cells=8):
+def features_of(latents, label, grid_size=8):
     positions = latents.positions("train")
-    return pooled_features(latents.read(positions[latents.label[positions] == label]).mean, cells)
+    return pooled_features(latents.read(positions[latents.label[positions] == label]).mean, grid_size)
 
 
 def chosen_of(made, data, label):
@@ -72,7 +73,7 @@ def test_a_whole_class_can_be_taken(tiny_data, tiny_latents, name):
 
 
 def test_herding_is_greedy_mean_matching(tiny_data, tiny_latents):
-    made = subset("herding", tiny_data, tiny_latents, cells=2)
+    made = subset("herding", tiny_data, tiny_latents, grid_size=2)
     for label in range(3):
         features = features_of(tiny_latents, label, 2).astype(np.float64)
         naive: list[int] = []
@@ -83,7 +84,7 @@ def test_herding_is_greedy_mean_matching(tiny_data, tiny_latents):
 
 
 def test_kcenter_takes_the_farthest_each_time(tiny_data, tiny_latents):
-    made = subset("kcenter", tiny_data, tiny_latents, cells=2)
+    made = subset("kcenter", tiny_data, tiny_latents, grid_size=2)
     for label in range(3):
         features = features_of(tiny_latents, label, 2)
         chosen = chosen_of(made, tiny_data, label)
@@ -95,7 +96,7 @@ def test_kcenter_takes_the_farthest_each_time(tiny_data, tiny_latents):
 def test_kmeans_takes_members_nearest_to_their_centres(tiny_data, tiny_latents):
     from sklearn.cluster import KMeans
 
-    made = subset("kmeans", tiny_data, tiny_latents, cells=2)
+    made = subset("kmeans", tiny_data, tiny_latents, grid_size=2)
     for label in range(3):
         features = features_of(tiny_latents, label, 2)
         fitted = KMeans(IPC, n_init=10, random_state=derived_seed(0, label) % 2**31).fit(features)
@@ -108,10 +109,8 @@ def test_kmeans_takes_members_nearest_to_their_centres(tiny_data, tiny_latents):
 @pytest.mark.parametrize("name", [*SUBSETS, "dpd"])
 def test_classes_too_small_are_named(tiny_data, tiny_latents, tiny_dpd, name):
     method = tiny_dpd if name == "dpd" else create_distiller(name).fit(tiny_data, tiny_latents)
-    acts = [method.distill] + ([method.find_prototypes] if method.uses_prototypes else [])
-    for act in acts:
-        with pytest.raises(DatasetError, match=r"fewer train chips than ipc=50: forest \(9\), beach \(9\), solar_farm"):
-            act(50)
+    with pytest.raises(DatasetError, match=r"fewer train chips than ipc=50: forest \(9\), beach \(9\), solar_farm"):
+        method.distill(50)
 
 
 @pytest.mark.parametrize("name", [*SUBSETS, "dpd"])
@@ -142,7 +141,7 @@ def test_dpd_makes_new_images_in_sensor_units(tiny_dpd, tiny_data):
 
 
 def test_dpd_keeps_the_candidate_with_the_largest_margin(tiny_dpd, tiny_data):
-    table, prompts = tiny_dpd.find_prototypes(2), class_prompts(tiny_data.classes)
+    table, prompts = table_of(tiny_dpd, 2), class_prompts(tiny_data.classes)
     scores = []
     for slot, label in enumerate(table.label):
         seeds = [derived_seed(0, 31, 3, slot * 2 + candidate) for candidate in range(2)]
@@ -161,16 +160,20 @@ def test_manifests_say_how_and_name_no_chip(tiny_dpd, tiny_data, tiny_latents):
         assert not [chip for chip in tiny_data.source.chip_ids if chip in text]
         assert str(tiny_latents.path) not in text
     manifest = tiny_dpd.distill(2).manifest
-    assert manifest["method"] == "dpd" and manifest["options"]["sampling"]["guidance"]["cells"] == 2
-    assert manifest["options"]["teacher"]["steps"] == 20 and manifest["prototypes"]["rests_on_at_least"] == 9
+    assert manifest["method"] == "dpd" and manifest["options"]["sampling"]["guidance"]["grid_size"] == 2
+    assert manifest["options"]["teacher"]["steps"] == 20 and manifest["prototypes"]["min_n_sources"] == 9
 
 
 def test_stages_saved_and_loaded_give_the_same_set(tiny_dpd, tiny_data, tiny_latents, quiet, tmp_path):
-    again = create_distiller("dpd", sampling={"steps": 3}, candidates=2).attach(tiny_data, tiny_latents)
-    for stage in tiny_dpd.fit_stages:
-        tiny_dpd.save_stage(stage, tmp_path / stage)
-        again.load_stage(stage, tmp_path / stage, quiet)
-    again.use_prototypes(2, tiny_dpd.find_prototypes(2))
+    again = create_distiller("dpd", sampling={"steps": 3}, candidates=2).attach(tiny_data, tiny_latents, trainer=quiet)
+    wanted = tiny_dpd.distill(2)
+    for ours, theirs in zip(tiny_dpd.steps(2, [0]), again.steps(2, [0]), strict=True):
+        if ours.name == "candidates":
+            ours.fit(tmp_path / "drawn")
+        (tmp_path / ours.name).mkdir(exist_ok=True)
+        ours.save(tmp_path / ours.name)
+        theirs.load(tmp_path / ours.name)
+    assert np.array_equal(again.distill(2).image, wanted.image)
     assert np.array_equal(again.distill(2).image, tiny_dpd.distill(2).image)
 
 
@@ -190,19 +193,17 @@ def test_a_method_of_ten_lines_registers_and_works(tiny_data, monkeypatch):
     assert "mean" in list_distillers()
     made = create_distiller("mean").fit(tiny_data).distill(2)
     assert made.ipc == 2 and len(made) == 6 and made.manifest["method"] == "Mean"
-    with pytest.raises(ModelError, match="has no stage 'train'"):
-        create_distiller("mean").fit_stage("train", None)
-    with pytest.raises(ModelError, match="uses no prototypes"):
-        create_distiller("mean").find_prototypes(2)
+    assert not create_distiller("mean").steps(2, [0]) and not create_distiller("mean").requirements.latents
 
 
 def test_latents_must_be_halved_as_often_as_the_preset_does():
-    assert create_distiller("dpd").latent_multiple() == 2 and create_distiller("random").latent_multiple() == 1
+    assert create_distiller("dpd").requirements.size_multiple == 2
+    assert create_distiller("random").requirements.size_multiple == 1
     with pytest.raises(OptionError, match="unknown diffusion preset 'tinny': did you mean 'tiny'"):
         create_distiller("dpd", preset="tinny")
 
 
 def test_options_stay_untouched_until_the_fit():
     method = create_distiller("dpd", candidates=7)
-    assert method.candidates == 7 and method.model_ is None and not method.prototypes_
+    assert method.candidates == 7 and method.model_ is None and method.table_ is None
     assert {"dpd", *SUBSETS} <= set(list_distillers())

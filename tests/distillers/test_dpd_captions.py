@@ -7,6 +7,7 @@ from string import ascii_letters
 
 import numpy as np
 import pytest
+from helpers.method_fixtures import table_of
 
 from rsdistill.captions import Captions, class_prompts
 from rsdistill.diffusion.prototypes import Prototypes
@@ -36,7 +37,7 @@ def method(tiny_data, tiny_latents, captions, quiet):
 
 
 def test_prompts_say_what_most_of_the_cluster_says(method, tiny_data, captions):
-    table, heads = method.find_prototypes(2), class_prompts(tiny_data.classes)
+    table, heads = table_of(method, 2), class_prompts(tiny_data.classes)
     assert len(table.prompt) == len(table.members) == 6
     for prompt, label, members in zip(table.prompt, table.label, table.members, strict=True):
         assert all(tiny_data.train.labels[members] == label) and prompt.startswith(heads[label])
@@ -53,7 +54,7 @@ def test_prompts_say_what_most_of_the_cluster_says(method, tiny_data, captions):
 
 def test_tiles_carry_their_prompt_and_the_captions_origin(method, captions):
     made = method.distill(2)
-    assert made.caption == method.find_prototypes(2).prompt
+    assert made.caption == table_of(method, 2).prompt
     assert made.manifest["captions"] == captions.provenance()
     assert made.manifest["prototypes"]["prompts_shortened"] == made.manifest["prototypes"]["prompts_bare"] == 0
     assert made.manifest["options"]["aggregation"]["kind"] == "frequency"
@@ -61,17 +62,17 @@ def test_tiles_carry_their_prompt_and_the_captions_origin(method, captions):
 
 
 def test_the_prompt_decides_what_is_drawn(method):
-    table = method.find_prototypes(2)
+    table = table_of(method, 2)
     made = method.distill(2)
-    method.use_prototypes(2, Prototypes(**{**vars(table), "prompt": table.prompt[::-1]}))
+    method.table_ = 2, Prototypes(**{**vars(table), "prompt": table.prompt[::-1]})
     try:
         assert not np.array_equal(method.distill(2).image, made.image)
     finally:
-        method.use_prototypes(2, table)
+        method.table_ = 2, table
 
 
 def test_a_table_with_prompts_comes_back_and_names_no_chip(method, tmp_path):
-    table = method.find_prototypes(2)
+    table = table_of(method, 2)
     table.to_xarray().to_netcdf(tmp_path / "table.nc", engine="h5netcdf")
     loaded = Prototypes.load(tmp_path / "table.nc")
     assert loaded.prompt == table.prompt and loaded.summary() == table.summary()
@@ -79,7 +80,7 @@ def test_a_table_with_prompts_comes_back_and_names_no_chip(method, tmp_path):
 
 
 def test_without_captions_prompts_are_the_classes_own(tiny_dpd, tiny_data):
-    table = tiny_dpd.find_prototypes(2)
+    table = table_of(tiny_dpd, 2)
     assert table.prompt == tuple(np.repeat(class_prompts(tiny_data.classes), 2))
     assert "prompts_bare" not in table.summary()
 
@@ -87,5 +88,5 @@ def test_without_captions_prompts_are_the_classes_own(tiny_dpd, tiny_data):
 def test_the_model_that_captioned_sums_up(tiny_data, tiny_latents, captions):
     method = create_distiller("dpd", **OPTIONS, aggregation={"kind": "llm"})
     method.attach(tiny_data, tiny_latents, captions, write=lambda request: f"{len(request.splitlines())} lines")
-    prompts = method.find_prototypes(1).prompt
+    prompts = table_of(method, 1).prompt
     assert prompts[0] == f"{class_prompts(tiny_data.classes)[0]}: 11 lines"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.method_fixtures import table_of
 
 from rsdistill.diffusion import sampling as drawing
 from rsdistill.diffusion.sampling import SamplingOptions
@@ -17,26 +18,31 @@ IPC = 2
 
 
 @pytest.fixture
-def method(tiny_dpd, tiny_data, tiny_latents):
+def method(tiny_dpd, tiny_data, tiny_latents, quiet):
     """The fitted method with sampling options of its own."""
 
-    def build(batch):
+    def build(batch, trainer=None):
         made = create_distiller("dpd", sampling={"steps": 3, "batch": batch}, candidates=2)
-        made.attach(tiny_data, tiny_latents).use_prototypes(IPC, tiny_dpd.find_prototypes(IPC))
+        made.attach(tiny_data, tiny_latents, trainer=trainer or quiet)
         made.teacher_, made.model_ = tiny_dpd.teacher_, tiny_dpd.model_
         return made
 
     return build
 
 
+def drawing_step(method, *seeds):
+    """The step that draws the candidates of sets with these seeds."""
+    return method.steps(IPC, seeds)[-1]
+
+
 @pytest.mark.parametrize("batch", [5, 64])
 def test_what_is_drawn_ahead_is_what_would_be_drawn(method, quiet, tmp_path, batch):
     wanted = method(batch).distill(IPC, seed=1)
     ahead = method(batch)
-    ahead.draw(IPC, 1, tmp_path, quiet)
-    assert len(list(tmp_path.iterdir())) == -(-12 // batch)
+    drawing_step(ahead, 1).fit(tmp_path)
+    assert len(list((tmp_path / "seed_1").iterdir())) == -(-12 // batch)
     made = ahead.distill(IPC, seed=1)
-    assert made == wanted and not ahead.drawn_
+    assert made == wanted
     assert ahead.distill(IPC, seed=2) != wanted
 
 
@@ -52,35 +58,35 @@ def test_a_killed_drawing_draws_only_what_is_left(method, quiet, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(drawing, "draw", dies)
         with pytest.raises(RuntimeError, match="killed"):
-            method(5).draw(IPC, 1, tmp_path, quiet)
+            drawing_step(method(5), 1).fit(tmp_path)
     assert sizes == [5, 5]
     with monkeypatch.context() as patch:
         left = []
         patch.setattr(drawing, "draw", lambda m, request, *a, **k: left.append(1) or draw(m, request, *a, **k))
         again = method(5)
-        again.draw(IPC, 1, tmp_path, quiet)
+        drawing_step(again, 1).fit(tmp_path)
         assert len(left) == 1
     assert again.distill(IPC, seed=1) == wanted
 
 
 def test_precision_of_training_does_not_reach_the_tiles(method, quiet, tmp_path):
-    wanted, ahead = method(64).distill(IPC), method(64)
-    ahead.draw(IPC, 0, tmp_path, replace(quiet, precision="bf16-mixed"))
+    wanted, ahead = method(64).distill(IPC), method(64, replace(quiet, precision="bf16-mixed"))
+    drawing_step(ahead, 0).fit(tmp_path)
     assert ahead.distill(IPC) == wanted
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
 def test_missing_or_damaged_batches_are_named(method, quiet, tmp_path, damage):
     ahead = method(5)
-    ahead.draw(IPC, 0, tmp_path, quiet)
-    damage(sorted(tmp_path.iterdir())[1])
+    drawing_step(ahead, 0).fit(tmp_path)
+    damage(sorted((tmp_path / "seed_0").iterdir())[1])
     with pytest.raises(ArtifactError, match="holds not all that was to be drawn.*delete it"):
         ahead.distill(IPC)
 
 
 def test_tiles_are_the_same_for_batches_of_1_7_and_64(tiny_dpd):
     """65 candidates, guided and scattered by a stochastic scheduler, each with a generator of its own."""
-    table, slots = tiny_dpd.find_prototypes(IPC), np.arange(65) % 6
+    table, slots = table_of(tiny_dpd, IPC), np.arange(65) % 6
     request = drawing.Request([table.prompt[slot] for slot in slots], range(65), table.latent[torch.from_numpy(slots)])
 
     def draw(batch):

@@ -10,8 +10,8 @@ import torch
 
 from rsdistill.distillers.matching_networks import MatchingNetworks, NetworkOptions, train_matching_networks
 from rsdistill.errors import ArtifactError
-from rsdistill.imaging.augmentation import augmented
 from rsdistill.imaging.normalisation import RangeNormalisation
+from rsdistill.imaging.pixels import augmented
 from rsdistill.training.trainer import step_generator
 
 OPTIONS = NetworkOptions(count=3, min_steps=2, steps=150, size=8, width=16, batch=16, lr=5e-3, views=2)

@@ -14,7 +14,7 @@ from rsdistill.distillers import create_distiller, dpd, refinement
 from rsdistill.distillers.matching_networks import NetworkOptions, train_matching_networks
 from rsdistill.distillers.refinement import RefinementOptions, refine
 from rsdistill.errors import CodecError, ModelError
-from rsdistill.imaging.augmentation import augmented
+from rsdistill.imaging.pixels import augmented
 from rsdistill.training.trainer import step_generator
 
 NETWORKS = NetworkOptions(count=4, min_steps=2, steps=40, size=8, width=16, batch=16, views=2)

@@ -51,3 +51,10 @@ def tiny_dpd(tiny_data, tiny_latents, quiet):
         candidates=2,
     )
     return method.fit(tiny_data, tiny_latents, trainer=quiet)
+
+
+def table_of(method, ipc):
+    """The prototypes that a fitted DPD takes for so many images per class."""
+    step = next(step for step in method.steps(ipc) if step.name == "prototypes")
+    step.fit(None)
+    return method.table_[1]

@@ -8,6 +8,18 @@ from rsdistill.errors import StorageError, UnknownNameError
 from rsdistill.pipeline.engine import Pipeline, Stage
 
 
+class Made(Stage):
+    """A stage that calls a function."""
+
+    options = None
+
+    def __init__(self, name, options, inputs, make):
+        self.name, self.options, self.inputs, self._make = name, options, inputs, make
+
+    def make(self, folder, checkpoint):
+        return self._make(folder, checkpoint)
+
+
 class Recorder:
     """Three stages that note each time they are made."""
 
@@ -18,10 +30,10 @@ class Recorder:
         return Pipeline(
             self.folder,
             [
-                Stage("first", {"a": 1}, (), self._make("first", broken)),
-                Stage("second", {"b": second}, ("first",), self._make("second", broken)),
-                Stage("third", {}, ("second",), self._make("third", broken)),
-                Stage("aside", {}, ("first",), self._make("aside", broken)),
+                first := Made("first", {"a": 1}, (), self._make("first", broken)),
+                middle := Made("second", {"b": second}, (first,), self._make("second", broken)),
+                Made("third", {}, (middle,), self._make("third", broken)),
+                Made("aside", {}, (first,), self._make("aside", broken)),
             ],
         )
 

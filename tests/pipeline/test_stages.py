@@ -23,8 +23,8 @@ from rsdistill.utils.provenance import REAL
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 ALL_STAGES = [
-    *("prepare", "codec", "encode", "teacher", "train", "observers", "prototypes"),
-    *("distill", "audit", "evaluate", "export", "report"),
+    *("prepare", "codec", "encode", "teacher", "train", "matching_networks", "prototypes"),
+    *("candidates", "distill", "audit", "evaluate", "export", "report"),
 ]
 
 
@@ -84,7 +84,7 @@ def test_dry_run_says_what_would_be_redone(finished, capsys):
 
 
 def test_same_seed_same_set_and_another_seed_another(finished, tmp_path):
-    assert main(["distill", QUICKSTART, *synthetic(tmp_path)]) == 0
+    assert main(["run", QUICKSTART, "--until", "distill", *synthetic(tmp_path)]) == 0
     assert load(tmp_path) == load(finished)
     assert not list((tmp_path / "quickstart").glob("*_evaluate"))
     second = DistilledSet.load(next((finished / "quickstart").glob("*_distill")) / "distilled_2.nc")
@@ -143,7 +143,7 @@ def test_new_distiller_of_ten_lines(tmp_path, capsys, monkeypatch):
     assert load(tmp_path).manifest["digital_source_type"] == REAL
     # A method that needs no latents costs no codec.
     assert not list((tmp_path / "quickstart").glob("*_codec"))
-    assert main(["distillers"]) == 0
+    assert main(["list", "distillers"]) == 0
     assert re.search(r"^mean +the mean chip", capsys.readouterr().out, re.MULTILINE)
 
 

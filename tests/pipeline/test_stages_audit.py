@@ -58,7 +58,7 @@ def test_verdicts_reach_sets_tiles_and_manifests(finished):
 
 
 def test_page_without_real_chips_shows_none(tmp_path):
-    assert main(["audit", QUICKSTART, *options_of(tmp_path, report__show_real="false")]) == 0
+    assert main(["run", QUICKSTART, "--until", "audit", *options_of(tmp_path, report__show_real="false")]) == 0
     page = (stage(tmp_path / "quickstart", "audit") / "audit.html").read_text()
     assert "data:image" not in page and "most suspicious pairs" not in page
 

@@ -13,7 +13,7 @@ from rsdistill.cli.main import main
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import EXIT_CODE, OptionError, PolicyError
 from rsdistill.pipeline.config import load_config
-from rsdistill.pipeline.stages import Run
+from rsdistill.pipeline.run import Run
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 POLICY = """\
@@ -52,7 +52,7 @@ def write_captions(path, says):
 def options(folder, **others):
     words = {"captions__name": "file", "captions__options__path": folder / "words.csv"}
     data = {"data__policy": folder / "policy.yaml", "data__classes": "[forest, river]", "screen": "null"}
-    return synthetic(folder / "runs", **(words | data | {"distill__options__prototypes__cells": 2} | others))
+    return synthetic(folder / "runs", **(words | data | {"distill__options__prototypes__grid_size": 2} | others))
 
 
 @pytest.fixture(scope="module")
@@ -141,5 +141,5 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     guarded.write_text(POLICY.replace("RIVER", "protect"))
     with pytest.raises(PolicyError, match="captioner 'file'"):
         run(data__policy=guarded, distill__options__prototypes__kind="kanonymous")
-    assert main(["captions", QUICKSTART, *options(folder, captions__name="flie")]) == EXIT_CODE
+    assert main(["run", QUICKSTART, "--until", "captions", *options(folder, captions__name="flie")]) == EXIT_CODE
     assert "did you mean 'file'" in capsys.readouterr().err

@@ -26,9 +26,9 @@ def test_two_processes_draw_the_tiles_that_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     # Six batches a set, so that each process has some.
     batch = {"distill__options__sampling__batch": 2, "trainer__accelerator": "cpu"}
-    assert main(["prototypes", QUICKSTART, *synthetic(one, **batch)]) == 0
+    assert main(["run", QUICKSTART, "--until", "prototypes", *synthetic(one, **batch)]) == 0
     shutil.copytree(one, two)
-    assert main(["distill", QUICKSTART, *synthetic(one, **batch)]) == 0
+    assert main(["run", QUICKSTART, "--until", "distill", *synthetic(one, **batch)]) == 0
     options = synthetic(two, **batch, trainer__devices=2, trainer__strategy="ddp")
     done = subprocess.run(
         [sys.executable, "-m", "rsdistill", "distill", QUICKSTART, *options],

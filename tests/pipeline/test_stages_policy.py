@@ -11,10 +11,10 @@ from helpers.miniature import CONFIGS, synthetic
 
 from rsdistill.cli.main import main
 from rsdistill.distillers import create_distiller
-from rsdistill.distillers.base import check_protection
 from rsdistill.errors import EXIT_CODE, PolicyError
 from rsdistill.pipeline.config import load_config
-from rsdistill.pipeline.stages import Run
+from rsdistill.pipeline.run import Run
+from rsdistill.pipeline.setup import check_protection
 from rsdistill.sensitive.policy import Policy
 from rsdistill.sensitive.taxonomy import load_taxonomy
 
@@ -87,9 +87,8 @@ def test_mistakes_end_in_one_line_before_a_folder_is_made(tmp_path, policy, caps
             {"distill__options__prototypes__kind": "representative"},
             "class 'river' is protected.*prototypes.kind is 'representative'; it must be 'kanonymous'",
         ),
-        ({"distill__options__prototypes__kind": "centroid"}, "prototypes.kind is 'centroid'"),
         (
-            {"distill__options__prototypes__kind": "kanonymous", "distill__options__soft_labels__top": 3},
+            {"distill__options__prototypes__kind": "kanonymous", "distill__options__soft_labels__top_k": 3},
             "class 'river' is protected.*distill.options.soft_labels",
         ),
     ],
@@ -104,8 +103,8 @@ def test_protected_class_goes_with_shared_prototypes(tmp_path, policy):
     run = Run(
         configured(tmp_path, data__policy=policy(action="protect"), distill__options__prototypes__kind="kanonymous")
     )
-    assert run.policy.protected == {"river"}
-    assert "runways" in run.policy.terms
+    assert run.setup.policy.protected == {"river"}
+    assert "runways" in run.setup.policy.terms
 
 
 def test_methods_and_captioners_of_a_protected_class():
@@ -133,9 +132,10 @@ def test_screen_sees_every_class_whatever_the_run_takes(tmp_path, policy, monkey
         seen.append(({info.key for info in data.classes}, set(excluded)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rsdistill.pipeline.stages.train_detectors", train_detectors)
+    monkeypatch.setattr("rsdistill.pipeline.output_stages.train_detectors", train_detectors)
     with pytest.raises(KeyboardInterrupt):
-        Run(configured(tmp_path, data__policy=policy()))._screen(tmp_path, tmp_path)
+        stages = Run(configured(tmp_path, data__policy=policy())).pipeline.stages
+        next(stage for stage in stages if stage.name == "screen").make(tmp_path, tmp_path)
     (classes, excluded) = seen[0]
     assert excluded == {"runway", "storage_tanks"} < classes
 
@@ -148,7 +148,7 @@ def test_manifests_say_which_policy_and_what_it_did(tmp_path, policy):
         (n, v) for n, v in zip(arguments[::2], arguments[1::2], strict=True) if not n.startswith("--distill.options.")
     ]
     arguments = [part for pair in kept for part in pair]
-    assert main(["distill", QUICKSTART, *arguments]) == 0
+    assert main(["run", QUICKSTART, "--until", "distill", *arguments]) == 0
     folder = tmp_path / "runs" / "quickstart"
     index = json.loads(next(folder.glob("*_prepare/chips/index.json")).read_text())
     assert index["policy"]["digest"] == Policy.load(policy()).digest

@@ -35,11 +35,11 @@ def options(out, data, **others):
 def test_a_lora_run_goes_through_and_stock_diffusers_loads_it(places, tmp_path, capsys):
     data, pipeline = places
     given = options(tmp_path, data, distill__options__preset=pipeline)
-    assert main(["train", CONFIG, *given]) == 0
+    assert main(["run", CONFIG, "--until", "train", *given]) == 0
     printed = capsys.readouterr().out
     found = re.search(r"05_train .* parameters (\d+), trained (\d+)", printed)
     assert found and 0 < int(found[2]) < 0.05 * int(found[1])
-    assert main(["distill", CONFIG, *given]) == 0
+    assert main(["run", CONFIG, "--until", "distill", *given]) == 0
     assert "05_train: complete" in capsys.readouterr().out
     tiles = DistilledSet.load(tmp_path / "sd15_lora" / "08_distill" / "distilled.nc")
     assert tiles.image.shape == (4, 3, 32, 32) and tiles.manifest["base"]["folder"] == "sd15"
@@ -57,16 +57,16 @@ def test_a_run_without_network_says_what_is_missing(places, tmp_path, capsys):
     planned = {line.split()[0]: float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[3:]}
     assert planned["07_prototypes"] < 4.3 < planned["05_train"] < 8.6
     whole = [*given, "--distill.options.lora", "null"]
-    assert main(["train", CONFIG, *whole, "--dry-run"]) == 0
+    assert main(["run", CONFIG, "--until", "train", *whole, "--dry-run"]) == 0
     assert float(capsys.readouterr().out.split()[-1]) > 4.3 + 4 * 3.4
-    assert main(["codec", CONFIG, *given]) == EXIT_CODE
+    assert main(["run", CONFIG, "--until", "codec", *given]) == EXIT_CODE
     told = capsys.readouterr().err
     assert "'stable-diffusion-v1-5/stable-diffusion-v1-5' on the hub" in told and "name its folder instead" in told
-    assert main(["codec", CONFIG, *given, "--data.size", "48"]) == EXIT_CODE
+    assert main(["run", CONFIG, "--until", "codec", *given, "--data.size", "48"]) == EXIT_CODE
     assert "option data.size 48: codec and method need a multiple of 64" in capsys.readouterr().err
 
 
 def test_presets_are_listed(capsys):
-    assert main(["presets"]) == 0
+    assert main(["list", "presets"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["tiny", "compact", "small", "sd15", "sd2", "text2earth"]
