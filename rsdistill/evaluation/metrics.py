@@ -117,7 +117,7 @@ def _kappa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: i
 
 def overall_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
     """Share of chips labelled rightly; arguments and errors as of :func:`confusion_matrix`."""
-    return _oa(*_paired(truth, predicted, None))
+    return float(_oa(*_paired(truth, predicted, None)))
 
 
 def average_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -125,7 +125,7 @@ def average_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
 
     Arguments and errors as of :func:`confusion_matrix`.
     """
-    return _aa(*_paired(truth, predicted, None))
+    return float(_aa(*_paired(truth, predicted, None)))
 
 
 def cohen_kappa(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -136,7 +136,7 @@ def cohen_kappa(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
 
     Source: Cohen, A coefficient of agreement for nominal scales, 1960.
     """
-    return _kappa(*_paired(truth, predicted, None))
+    return float(_kappa(*_paired(truth, predicted, None)))
 
 
 def hlr(full_hard: float, distilled_hard: float) -> float:
