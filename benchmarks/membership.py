@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from rsdistill.audit.membership import MembershipResult, membership
-from rsdistill.audit.roc import Attack
+from rsdistill.audit.attack import Attack, MembershipResult
+from rsdistill.audit.membership import membership
 from rsdistill.datasets import load_dataset
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import create_distiller

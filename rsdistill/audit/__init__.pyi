@@ -3,4 +3,4 @@ from .audit_report import TileFinding as TileFinding
 from .auditor import Auditor as Auditor
 from .auditor import apply as apply
 from .auditor import audit as audit
-from .options import AuditOptions as AuditOptions
+from .calibration import AuditOptions as AuditOptions

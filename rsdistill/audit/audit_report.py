@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.audit.calibration import DETECTORS, Calibration, values_of
-from rsdistill.audit.options import AuditOptions
+from rsdistill.audit.calibration import DETECTORS, AuditOptions, Calibration, values_of
 from rsdistill.audit.similarity_tests import FloatArray, Measured, distances
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
@@ -20,7 +19,7 @@ from rsdistill.evaluation.leakage import COPY_THRESHOLD, HeldOutNull
 from rsdistill.utils.options import plain
 
 if TYPE_CHECKING:
-    from rsdistill.audit.membership import MembershipResult
+    from rsdistill.audit.attack import MembershipResult
 
 FORMAT = "rsdistill.audit/1"
 VERDICTS = ("pass", "review", "block")

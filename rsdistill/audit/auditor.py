@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.audit.audit_report import AuditReport, Evidence, compile_report
-from rsdistill.audit.calibration import Calibration
+from rsdistill.audit.calibration import AuditOptions, Calibration
 from rsdistill.audit.features import create_features
-from rsdistill.audit.options import AuditOptions
 from rsdistill.audit.similarity_tests import Lens, Measured, measure, measure_beside_held_out, require_chips
 from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.splits import split_digest

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from rsdistill.audit.options import FeatureKind
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import OptionError
 from rsdistill.imaging.composites import stretch_limits
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import resize, shrink, spread
-from rsdistill.models.imagenet import imagenet_network, installed
+from rsdistill.models.networks import imagenet_network, installed
+
+FeatureKind = Literal["auto", "imagenet", "descriptors"]
 
 _REFERENCE_CHIPS = 256
 _SIDE = 64

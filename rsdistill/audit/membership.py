@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from rsdistill.audit.roc import Attack
+from rsdistill.audit.attack import Attack, MembershipResult
 from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.real_chips import Chips, RealChips
 from rsdistill.distilled import DistilledSet
@@ -44,9 +44,9 @@ from rsdistill.errors import AuditError
 from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import Store
 from rsdistill.evaluation.student_training import Recipe, Student, train_student
-from rsdistill.imaging.augmentation import turned as symmetry
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import blocks, shrink, spread
+from rsdistill.imaging.pixels import turned as symmetry
 from rsdistill.models.networks import check_student
 from rsdistill.training.trainer import TrainerOptions, derived_seed, resolve_device
 from rsdistill.utils.options import parse_options
@@ -89,64 +89,6 @@ class MembershipOptions:
         """
         given = options if isinstance(options, Mapping) else vars(options or cls())
         return parse_options(cls, given, "membership")
-
-
-@dataclass(frozen=True, eq=False)
-class MembershipResult:
-    """What the attack found.
-
-    Attributes:
-        dataset: Name of the dataset.
-        method: Method of the set; ``full`` for all real train chips.
-        ipc: Images per class; None for ``full``.
-        track: ``hard`` or ``soft`` labels.
-        variant: ``online`` or ``offline``.
-        shadows: Number of shadow students.
-        targets: Number of students under attack.
-        in_view: Members are chips of the train view, which the set was made from.
-        in_set: Members are the real chips that the set itself holds; None for generated sets. A coreset has
-            nothing to do with the train chips that it left out, so its ``in_view`` mixes few chips that are
-            found with many that nobody could find.
-    """
-
-    dataset: str
-    method: str
-    ipc: int | None
-    track: str
-    variant: str
-    shadows: int
-    targets: int
-    in_view: Attack
-    in_set: Attack | None
-
-    def figures(self) -> dict[str, Any]:
-        """The figures without the scores, for manifests and tables."""
-        return {
-            **{name: getattr(self, name) for name in _NAMES},
-            "in_view": self.in_view.figures(),
-            "in_set": None if self.in_set is None else self.in_set.figures(),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON; :meth:`from_dict` reads them back."""
-        return {
-            **{name: getattr(self, name) for name in _NAMES},
-            "in_view": self.in_view.to_dict(),
-            "in_set": None if self.in_set is None else self.in_set.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MembershipResult:
-        """Rebuild from :meth:`to_dict`."""
-        in_set = values["in_set"]
-        return cls(
-            **{name: values[name] for name in _NAMES},
-            in_view=Attack.from_dict(values["in_view"]),
-            in_set=None if in_set is None else Attack.from_dict(in_set),
-        )
-
-
-_NAMES = ("dataset", "method", "ipc", "track", "variant", "shadows", "targets")
 
 
 def membership(

@@ -16,9 +16,8 @@ from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import AuditError
 from rsdistill.evaluation.leakage import SIZE
-from rsdistill.imaging.augmentation import dihedral_views
 from rsdistill.imaging.normalisation import StandardNormalisation
-from rsdistill.imaging.pixels import blocks, resize, shrink, spread
+from rsdistill.imaging.pixels import blocks, dihedral_views, resize, shrink, spread
 from rsdistill.imaging.similarity import NEIGHBOURS, Structure, copy_ratios, mean_of_finite, ssim
 
 FloatArray = NDArray[np.float64]

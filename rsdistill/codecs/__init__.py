@@ -6,7 +6,7 @@ from rsdistill.codecs import pretrained as _pretrained  # noqa: F401 - registers
 from rsdistill.codecs import spectral as _spectral  # noqa: F401 - registers the codec
 from rsdistill.codecs.base import CODECS, Codec, create_codec, list_codecs, load_codec
 from rsdistill.codecs.store import LatentBatch, LatentStore, encode
-from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.pixels import dihedral
 
 __all__ = [
     "CODECS",

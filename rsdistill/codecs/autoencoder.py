@@ -20,8 +20,8 @@ from rsdistill.codecs.base import Codec, describe_shape
 from rsdistill.codecs.losses import LossOptions, LossTerms, band_weights, reconstruction_loss
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError
-from rsdistill.imaging.augmentation import dihedral
 from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions, valid_pixels
+from rsdistill.imaging.pixels import dihedral
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 from rsdistill.utils.options import parse_arguments, plain
 

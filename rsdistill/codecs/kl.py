@@ -20,7 +20,7 @@ from rsdistill.codecs.base import CODECS
 from rsdistill.codecs.losses import LossOptions
 from rsdistill.codecs.store import VIEWS
 from rsdistill.errors import CodecError, OptionError
-from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.pixels import dihedral
 
 _MAX_BLOCKS = 40_000
 # Value of the constant channels, in units of the components' standard deviations.

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 
 from rsdistill.bands import Band, BandSet
 from rsdistill.errors import BandError
-from rsdistill.imaging.augmentation import dihedral_views
+from rsdistill.imaging.pixels import dihedral_views
 
 # Width in micrometres of a band that states none: that of the narrow bands of multispectral sensors.
 DEFAULT_WIDTH = 0.02

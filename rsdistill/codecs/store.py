@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from rsdistill.codecs.base import Codec
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError, OptionError
-from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.pixels import dihedral
 from rsdistill.utils.io import complete_folder
 
 if TYPE_CHECKING:

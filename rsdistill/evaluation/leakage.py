@@ -25,9 +25,8 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.real_chips import Chips, RealChips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError, BandError, OptionError
-from rsdistill.imaging.augmentation import dihedral_views
 from rsdistill.imaging.normalisation import StandardNormalisation
-from rsdistill.imaging.pixels import blocks, shrink
+from rsdistill.imaging.pixels import blocks, dihedral_views, shrink
 from rsdistill.imaging.similarity import copy_ratios
 
 

@@ -22,7 +22,7 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.errors import BandError, OptionError
 from rsdistill.evaluation.leakage import aligned
 from rsdistill.imaging.similarity import WINDOW, Structure, spectral_angles, ssim_map, whole_windows
-from rsdistill.imaging.spectral_indices import available, spectral_index
+from rsdistill.imaging.spectral_indices import available, index_values, spectral_index
 
 # One chip: reference and estimate in physical units and where the reference is measured, (B, H, W) each.
 _Pair = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
@@ -379,15 +379,6 @@ def index_distance(name: str, real: NDArray[Any], made: NDArray[Any], bands: Ban
     return float(wasserstein_distance(*values)) if all(len(v) for v in values) else float("nan")
 
 
-def index_values(name: str, images: NDArray[Any], bands: BandSet) -> NDArray[np.float32]:
-    """A spectral index of all measured pixels of some chips, (pixels,).
-
-    Arguments and errors as of :func:`rsdistill.imaging.spectral_indices.spectral_index`.
-    """
-    values = spectral_index(name, images, bands)
-    return np.asarray(values[np.isfinite(values)])
-
-
 def _common_spectra(real: NDArray[Any], made: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
     """Both mean spectra at the bands that both measured, (2, bands)."""
     spectra = np.stack([mean_spectrum(real, bands), mean_spectrum(made, bands)])
@@ -397,10 +388,7 @@ def _common_spectra(real: NDArray[Any], made: NDArray[Any], bands: BandSet) -> N
 def _mean(values: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
     """Mean without NaN; NaN where nothing else is."""
     valid = np.isfinite(values)
-    total, counts = np.where(valid, values, 0.0).sum(axis=axes), valid.sum(axis=axes)
-    means = np.full(total.shape, np.nan)
-    np.divide(total, counts, out=means, where=counts > 0)
-    return means
+    return _quotient(np.where(valid, values, 0.0).sum(axis=axes), valid.sum(axis=axes))
 
 
 def _known(value: float) -> float | None:

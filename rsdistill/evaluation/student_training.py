@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from rsdistill.errors import OptionError
 from rsdistill.evaluation.metrics import Scores
-from rsdistill.imaging.augmentation import augmented
 from rsdistill.imaging.normalisation import StandardNormalisation
-from rsdistill.imaging.pixels import blocks, resize
+from rsdistill.imaging.pixels import augmented, blocks, resize
 from rsdistill.models.networks import STUDENTS, check_student
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, step_generator
 from rsdistill.utils.options import parse_options

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 from rsdistill.export.georef import ENGINEERING, ENGINEERING_NAME, REAL_PLACE
 from rsdistill.export.metadata import ALL, INDEX, INDEX_LAYER, PROJECT, Facts, Tile
-from rsdistill.export.mosaic import Mosaic, needs_mask
+from rsdistill.export.overview import Mosaic, needs_mask
 from rsdistill.export.qgis_style import QGIS_VERSION, Composite, add_footprint_style, add_raster_pipe, to_text
 from rsdistill.utils.io import complete_file
 
@@ -156,7 +156,7 @@ def write_project(
         folder: The exported folder.
         tiles: The tiles.
         facts: What they share.
-        mosaics: From :func:`rsdistill.export.mosaic.write_mosaics`.
+        mosaics: From :func:`rsdistill.export.overview.write_mosaics`.
         composites: Natural colour first, then false colour where there is one.
 
     Raises:

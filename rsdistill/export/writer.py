@@ -19,9 +19,8 @@ from rsdistill.errors import OptionError, StorageError, storage_errors
 from rsdistill.export.formats import check_formats, write_formats
 from rsdistill.export.georef import GeoRef
 from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, write_geotiff
-from rsdistill.export.index import tile_frame, write_index
 from rsdistill.export.metadata import CITATION, FORMAT, MANIFEST, README, Facts, Tile, gather_facts, list_tiles
-from rsdistill.export.mosaic import write_mosaics
+from rsdistill.export.overview import tile_frame, write_index, write_mosaics
 from rsdistill.export.qgis import write_project
 from rsdistill.export.qgis_style import Composite, choose_composites, raster_style, to_text
 from rsdistill.export.release import BlockedTilesWarning, Gate, citation_text, pass_gate, readme_text

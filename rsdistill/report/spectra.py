@@ -15,10 +15,9 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.real_chips import class_chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.evaluation.leakage import aligned
-from rsdistill.evaluation.spectral import AGREEMENT_CHIPS, chip_spectra, class_agreement, index_distance, index_values
-from rsdistill.imaging.spectral_indices import available, get_index, index_bands
-from rsdistill.report.plots import WIDTH, plain_frame, set_style
-from rsdistill.report.sheets import shown_labels
+from rsdistill.evaluation.spectral import AGREEMENT_CHIPS, chip_spectra, class_agreement, index_distance
+from rsdistill.imaging.spectral_indices import available, get_index, index_bands, index_values
+from rsdistill.report.figures import WIDTH, plain_frame, set_style, shown_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

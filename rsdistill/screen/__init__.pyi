@@ -2,8 +2,8 @@ from .base import Detector as Detector
 from .base import DetectorFigures as DetectorFigures
 from .base import ScreenOptions as ScreenOptions
 from .base import ScreenReport as ScreenReport
-from .detector import train_detector as train_detector
-from .detector import train_detectors as train_detectors
 from .pretrained_detectors import zero_shot_detector as zero_shot_detector
 from .screening import Redraw as Redraw
 from .screening import screen as screen
+from .screening import train_detector as train_detector
+from .screening import train_detectors as train_detectors

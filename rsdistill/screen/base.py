@@ -15,8 +15,7 @@ from pydantic import Field
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import PolicyError, SplitError
-from rsdistill.imaging.augmentation import dihedral_views
-from rsdistill.imaging.pixels import blocks, shrink
+from rsdistill.imaging.pixels import blocks, dihedral_views, shrink
 
 FloatArray = NDArray[np.float64]
 # From images (n, B, H, W) in sensor units, NaN where invalid, to logits (n, classes).

@@ -15,10 +15,9 @@ from tqdm.auto import tqdm
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.errors import ModelError, OptionError
-from rsdistill.imaging.augmentation import turned
 from rsdistill.imaging.composites import stretch_limits
-from rsdistill.imaging.pixels import blocks, resize, shrink, spread
-from rsdistill.models.imagenet import imagenet_network
+from rsdistill.imaging.pixels import blocks, resize, shrink, spread, turned
+from rsdistill.models.networks import imagenet_network
 from rsdistill.screen.base import Detector, FloatArray, ScreenOptions, calibrated, excluded_mask
 from rsdistill.training.trainer import TrainerOptions, resolve_device, step_generator
 

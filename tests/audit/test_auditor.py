@@ -215,8 +215,7 @@ def test_shares_in_the_wrong_order_are_refused():
 
 
 def test_membership_figures_find_their_place_in_report_and_page(auditor, data, tmp_path):
-    from rsdistill.audit.membership import MembershipResult
-    from rsdistill.audit.roc import Attack
+    from rsdistill.audit.attack import Attack, MembershipResult
     from rsdistill.report import write_audit
 
     attack = Attack(np.linspace(0.2, 1.2, 300), np.linspace(0.0, 1.0, 300))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from rsdistill.audit import membership as module
-from rsdistill.audit.membership import MembershipOptions, MembershipResult, confidences, membership
-from rsdistill.audit.roc import Attack
+from rsdistill.audit.attack import Attack, MembershipResult
+from rsdistill.audit.membership import MembershipOptions, confidences, membership
 from rsdistill.bands import get_bands
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.real_chips import Chips

@@ -23,8 +23,7 @@ from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.prepared import load_prepared, prepare
 from rsdistill.datasets.splits import split_digest
 from rsdistill.errors import OptionError, StorageError, UnknownNameError, storage_errors
-from rsdistill.imaging.augmentation import dihedral_views
-from rsdistill.imaging.pixels import shrink
+from rsdistill.imaging.pixels import dihedral_views, shrink
 from rsdistill.imaging.similarity import Structure, ssim
 
 

@@ -9,7 +9,7 @@ import torch
 from rsdistill.codecs import LatentStore, encode
 from rsdistill.codecs import store as store_module
 from rsdistill.errors import ArtifactError, OptionError, StorageError
-from rsdistill.imaging.augmentation import dihedral
+from rsdistill.imaging.pixels import dihedral
 
 
 def test_the_eight_views_differ_and_turn_back():

@@ -11,8 +11,8 @@ from helpers.coloured_scenes import coloured_data, real_set
 
 from rsdistill.errors import OptionError, UnknownNameError
 from rsdistill.evaluation import Recipe, evaluate_student, predict, train_student
-from rsdistill.imaging.augmentation import augmented
 from rsdistill.imaging.normalisation import StandardNormalisation
+from rsdistill.imaging.pixels import augmented
 from rsdistill.models.networks import STUDENTS
 from rsdistill.training.trainer import TrainerOptions, step_generator
 

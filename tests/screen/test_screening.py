@@ -27,7 +27,7 @@ from rsdistill.errors import (
     UnknownNameError,
 )
 from rsdistill.screen import ScreenOptions, ScreenReport, screen, train_detector, train_detectors
-from rsdistill.screen import detector as module
+from rsdistill.screen import screening as module
 from rsdistill.screen.base import best_temperature, calibrated, excluded_probability, viewed_logits
 from rsdistill.training.trainer import TrainerOptions
 from rsdistill.utils.options import parse_options

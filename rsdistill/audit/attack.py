@@ -142,3 +142,61 @@ def _share_below(scores: FloatArray, others: FloatArray) -> FloatArray:
 def _mean_variance(values: FloatArray) -> float:
     """Variance of the mean; a single value tells nothing of it, so the largest possible one is taken."""
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class MembershipResult:
+    """What the attack found.
+
+    Attributes:
+        dataset: Name of the dataset.
+        method: Method of the set; ``full`` for all real train chips.
+        ipc: Images per class; None for ``full``.
+        track: ``hard`` or ``soft`` labels.
+        variant: ``online`` or ``offline``.
+        shadows: Number of shadow students.
+        targets: Number of students under attack.
+        in_view: Members are chips of the train view, which the set was made from.
+        in_set: Members are the real chips that the set itself holds; None for generated sets. A coreset has
+            nothing to do with the train chips that it left out, so its ``in_view`` mixes few chips that are
+            found with many that nobody could find.
+    """
+
+    dataset: str
+    method: str
+    ipc: int | None
+    track: str
+    variant: str
+    shadows: int
+    targets: int
+    in_view: Attack
+    in_set: Attack | None
+
+    def figures(self) -> dict[str, Any]:
+        """The figures without the scores, for manifests and tables."""
+        return {
+            **{name: getattr(self, name) for name in _NAMES},
+            "in_view": self.in_view.figures(),
+            "in_set": None if self.in_set is None else self.in_set.figures(),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON; :meth:`from_dict` reads them back."""
+        return {
+            **{name: getattr(self, name) for name in _NAMES},
+            "in_view": self.in_view.to_dict(),
+            "in_set": None if self.in_set is None else self.in_set.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MembershipResult:
+        """Rebuild from :meth:`to_dict`."""
+        in_set = values["in_set"]
+        return cls(
+            **{name: values[name] for name in _NAMES},
+            in_view=Attack.from_dict(values["in_view"]),
+            in_set=None if in_set is None else Attack.from_dict(in_set),
+        )
+
+
+_NAMES = ("dataset", "method", "ipc", "track", "variant", "shadows", "targets")
