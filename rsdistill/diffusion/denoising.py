@@ -267,7 +267,7 @@ class DenoisingModule(lightning.LightningModule):
             self.log(name, value, prog_bar=True)
 
     @contextmanager
-    def looking(self, averaged: bool) -> Iterator[None]:
+    def swapped_weights(self, averaged: bool) -> Iterator[None]:
         """The model as it is used, with averaged or live weights; training then continues with the live weights."""
         live = [parameter.data for parameter in self.learned]
         shown = self.average.module.parameters() if averaged and self.average is not None else self.learned

@@ -77,7 +77,7 @@ class Monitored(Protocol):
     def averages(self) -> bool:
         """Whether it keeps a moving average of its weights."""
 
-    def looking(self, averaged: bool) -> AbstractContextManager[None]:
+    def swapped_weights(self, averaged: bool) -> AbstractContextManager[None]:
         """The model as it is used, with averaged or live weights."""
 
     def denoise(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +134,7 @@ class Validation:
         return figures | self._judged(draw, estimate)
 
     def _denoised(self, draw: Draw, averaged: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._module.looking(averaged):
+        with self._module.swapped_weights(averaged):
             found = [self._module.denoise(draw.part(number, self._parts)) for number in range(self._parts)]
         error, estimate = (torch.cat(values) for values in zip(*found, strict=True))
         return error, estimate
@@ -192,7 +192,7 @@ class SampleGrid:
         columns = self._columns
         prompts = [prompt for prompt in self._prompts for _ in range(columns)]
         seeds = [derived_seed(self._module.seed, _GRID_STREAM, number) for number in range(len(prompts))]
-        with self._module.looking(averaged=True):
+        with self._module.swapped_weights(averaged=True):
             drawn = sample(self._module.model, prompts, seeds, options=_SAMPLING, progress=False)
         if self._module.global_rank == 0:
             pictures = to_rgb(self._decode(drawn), self._codec.bands, limits=self._limits)
