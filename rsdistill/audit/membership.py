@@ -53,10 +53,8 @@ from rsdistill.utils.options import parse_options
 from rsdistill.utils.provenance import digest, package_version
 
 FULL = "full"
-
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
 _QUERY_BATCH = 256
 _STATISTICS_CHIPS = 512
 # Streams of random numbers that must not repeat each other.
