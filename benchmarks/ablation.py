@@ -24,12 +24,11 @@ from rsdistill.audit.features import create_features
 from rsdistill.datasets import SceneData, SceneView
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller
-from rsdistill.distillers.dpd import DPD
 from rsdistill.evaluation import Recipe, coverage, evaluate
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import shrink
 from rsdistill.pipeline.config import load_config, merge_overrides, parse_config
-from rsdistill.pipeline.stages import Run
+from rsdistill.pipeline.run import Run
 from rsdistill.report import contact_sheet
 from rsdistill.utils.io import complete_folder, write_json
 from rsdistill.utils.options import plain
@@ -73,46 +72,61 @@ def _trained(study: dict[str, Any], name: str, over: dict[str, Any], options: ar
     values = merge_overrides(plain(config), words)
     config = replace(parse_config(values), name=given["name"])
     run = Run(config)
-    run.pipeline.run(run.distiller.fit_stages[-1])
+    run.pipeline.run(run.setup.distiller.steps()[-1].name)
     return run
 
 
-def _method(row: dict[str, Any], run: Run) -> Distiller:
-    """The method of a row, with what the run learned."""
-    name = row.get("method", run.config.distill.method)
-    if name != run.config.distill.method:
-        return (
-            DISTILLERS.get(name)
-            .factory(**DISTILLERS.parse(name, row.get("options", {}), row["name"]))
-            .attach(run.data, run.latents)
-        )
-    words = [word for key, value in row.get("options", {}).items() for word in (f"--{key}", json.dumps(value))]
-    chosen = merge_overrides(dict(run.config.distill.options), words)
-    method = (
-        DISTILLERS.get(name)
-        .factory(**DISTILLERS.parse(name, chosen, row["name"]))
-        .attach(run.data, run.latents, run.captions)
-    )
-    for stage in method.fit_stages:
-        learned = run.folder(stage) / stage if stage in run.distiller.fit_stages else _learned(method, stage, run)
-        method.load_stage(stage, learned, run.trainer)
-    return method
+def _method(row: dict[str, Any], run: Run, seeds: list[int], folder: Path) -> tuple[Distiller, float]:
+    """The method of a row with what the run and earlier rows learned; seconds that drawing took."""
+    name, options = row.get("method", run.config.distill.method), row.get("options", {})
+    if name == run.config.distill.method:
+        words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+        options = merge_overrides(dict(run.config.distill.options), words)
+    method: Distiller = DISTILLERS.get(name).factory(**DISTILLERS.parse(name, options, row["name"]))
+    of = {stage.name: stage for stage in run.pipeline.stages}
+    latents = of["encode"].latents if "encode" in of else None
+    captions = of["captions"].captions if "captions" in of else None
+    method.attach(run.data, latents, captions, trainer=run.setup.trainer, work=folder / "work")
+    return method, _learned(method, run, seeds, folder)
 
 
-def _learned(method: Distiller, stage: str, run: Run) -> Path:
-    """Folder of a stage that rows ask for but the run does not have, learned once for all rows."""
-    key = digest(plain([stage, method.stage_options(stage), run.config.data]))[:12]
-    place = run.config.folder.parent / "learned" / f"{stage}-{key}"
-    if not place.exists():
-        method.fit_stage(stage, place.with_suffix(".work"), run.trainer)
-        with complete_folder(place) as partial:
-            method.save_stage(stage, partial)
-    return place
+def _learned(method: Distiller, run: Run, seeds: list[int], folder: Path) -> float:
+    """Load or learn each step: rows whose steps agree share them, with each other and with the run."""
+    ipc, once = run.config.distill.ipc, {step.name for step in method.steps()}
+    theirs = _keys(run, run.setup.distiller, seeds)
+    seconds = 0.0
+    for step in method.steps(ipc, seeds):
+        key = _keys(run, method, seeds)[step.name]
+        if step.name in once and theirs.get(step.name) == key:
+            step.load(run.folder(step.name) / step.name)
+            continue
+        place = folder / "learned" / f"{step.name}-{key}"
+        clock = place.with_suffix(".seconds.json")
+        if not place.exists():
+            started = time.monotonic()
+            step.fit(place.with_suffix(".work"))
+            with complete_folder(place) as partial:
+                step.save(partial)
+            write_json(clock, time.monotonic() - started)
+        step.load(place)
+        if step.name not in once:
+            seconds += float(json.loads(clock.read_text()))
+    return seconds
+
+
+def _keys(run: Run, method: Distiller, seeds: list[int]) -> dict[str, str]:
+    """What each step of a method depends on, as a key."""
+    keys: dict[str, str] = {}
+    for step in method.steps(run.config.distill.ipc, seeds):
+        needs = [keys[name] for name in step.needs if name in keys]
+        keys[step.name] = digest([run.config.name, step.name, plain(step.options), needs])[:12]
+    return keys
 
 
 def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Sets of a row, its accuracies, leakage and coverage."""
-    method, ipc = _method(row, run), run.config.distill.ipc
+    ipc = run.config.distill.ipc
+    method, drawing = _method(row, run, list(study["seeds"]), folder)
     key = digest([plain(row), study["runs"], plain(run.config.distill), ipc])[:12]
     sets, seconds = [], []
     for seed in study["seeds"]:
@@ -120,10 +134,9 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
         clock = path.with_suffix(".seconds.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            drawing = _drawn(method, run, seed, folder)
             started = time.monotonic()
             tiles = method.distill(ipc, seed)
-            write_json(clock, drawing + time.monotonic() - started)
+            write_json(clock, drawing / len(study["seeds"]) + time.monotonic() - started)
             tiles.save(path)
         sets.append(DistilledSet.load(path))
         seconds.append(json.loads(clock.read_text()))
@@ -141,21 +154,6 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
         _picture(sets[0], run.data, folder / "sheets" / f"{row['name'].replace(' ', '_')}-{key}.png")
     print(json.dumps(result), flush=True)
     return result
-
-
-def _drawn(method: Distiller, run: Run, seed: int, folder: Path) -> float:
-    """Candidates of a set, drawn once for all rows that differ only in what is made of them; seconds it took."""
-    if not isinstance(method, DPD):
-        return 0.0
-    ipc = run.config.distill.ipc
-    asked = [run.config.name, method.stage_options("train"), method.stage_options("prototypes"), ipc]
-    key = digest(plain([*asked, method.sampling, method.candidates, seed]))[:12]
-    clock = folder / "drawn" / f"{key}.seconds.json"
-    started = time.monotonic()
-    method.draw(ipc, seed, folder / "drawn" / key, run.trainer)
-    if not clock.exists():
-        write_json(clock, time.monotonic() - started)
-    return float(json.loads(clock.read_text()))
 
 
 def _coverage(sets: list[DistilledSet], data: SceneData) -> float:

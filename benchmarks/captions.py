@@ -117,7 +117,14 @@ def may_count(attribute: Attribute, right: float, least: float) -> bool:
 def trained_on(options: argparse.Namespace, folder: Path) -> tuple[SceneData, Captions, LatentStore]:
     """Chips, their true captions by way of the captioner that reads files, and their latents."""
     data = load_dataset(
-        "synthetic", size=options.size, chips_per_class=options.chips, classes=CLASSES, train=0.95, val=0.01, seed=TRAIN
+        "synthetic",
+        size=options.size,
+        chips_per_class=options.chips,
+        classes=CLASSES,
+        train=0.95,
+        val=0.01,
+        seed=TRAIN,
+        scene_seed=TRAIN,
     )
     place = folder / digest([options.chips, options.size, CODEC, repr(ATTRIBUTES)])[:12]
     place.mkdir(exist_ok=True)
@@ -178,15 +185,16 @@ def drawn(
     """Tiles (n, B, H, W) of a model trained with these captions, one for each request."""
     training = {"steps": options.steps, "max_epochs": None, **options.training}
     method = create_distiller("dpd", preset=options.preset, training=training, seed=options.seed)
-    method.attach(data, latents, captions)
+    method.attach(data, latents, captions, trainer=QUIET)
+    train = next(step for step in method.steps() if step.name == "train")
     kind = "template" if captions is None else "captions"
     made_of = [options.size, options.chips, CODEC, captions.digest if captions else "", plain(method.training)]
     folder = options.out / f"{kind}-{digest([*made_of, options.preset, options.seed])[:12]}"
     if (folder / "model").exists():
-        method.load_stage("train", folder / "model", QUIET)
+        train.load(folder / "model")
     else:
-        method.fit_stage("train", folder / "unfinished", QUIET)
-        method.save_stage("train", folder / "model")
+        train.fit(folder / "unfinished")
+        train.save(folder / "model")
     log(f"model trained by {kind}: {folder}")
     kept = folder / f"tiles-{options.tiles}-{options.guidance_scale:g}-{options.sampling_steps}.npy"
     if kept.exists():

@@ -69,7 +69,7 @@ def quantise(probabilities: NDArray[np.floating], top: int) -> PackedLabels:
     probabilities = np.asarray(probabilities, np.float64)
     classes = probabilities.shape[1]
     if not 1 <= top <= classes:
-        raise OptionError(f"soft_labels.top is {top}; keep between 1 and {classes} classes")
+        raise OptionError(f"soft_labels.top_k is {top}; keep between 1 and {classes} classes")
     if not np.isfinite(probabilities).all() or (probabilities < 0).any() or (probabilities.sum(1) <= 0).any():
         raise OptionError("soft labels must be probabilities: finite, not negative, not all zero")
     index = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.bands import NATURAL_COLOUR, BandSet
-from rsdistill.captions.base import CAPTIONERS, TEMPLATE, Captioner, Captions, class_prompts
+from rsdistill.captions.base import CAPTIONERS, Captioner, Captions
+from rsdistill.classes import TEMPLATE, class_prompts
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.imaging.spectral_indices import available, spectral_index
 from rsdistill.training.trainer import TrainerOptions

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.classes import ClassInfo
+from rsdistill.classes import TEMPLATE, class_prompts
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError, ModelError, OptionError
 from rsdistill.registry import Registry
@@ -216,28 +216,6 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """Names for a message: the first few, and how many more there are."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
-TEMPLATE = "A satellite image of {name}"
-
-
-def class_prompts(classes: Sequence[ClassInfo], template: str = TEMPLATE) -> list[str]:
-    """One prompt a class.
-
-    Args:
-        classes: The classes.
-        template: Text with ``{name}`` where the readable name goes.
-
-    Raises:
-        OptionError: If the template does not name the class.
-    """
-    try:
-        prompts = [template.format(name=info.name) for info in classes]
-    except (KeyError, IndexError, ValueError) as error:
-        raise OptionError(f"prompt template '{template}' is not valid ({error}); write {{name}} once") from error
-    if len(set(prompts)) < len(prompts):
-        raise OptionError(f"prompt template '{template}' gives two classes the same prompt; write {{name}} in it")
-    return prompts
 
 
 @CAPTIONERS.register("template", summary="the class's name in a sentence; needs no model")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from rsdistill.captions.base import CAPTIONERS, TEMPLATE, Captioner, Captions, class_prompts, listed
+from rsdistill.captions.base import CAPTIONERS, Captioner, Captions, listed
+from rsdistill.classes import TEMPLATE, class_prompts
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.prepared import PreparedScenes
 from rsdistill.errors import DatasetError, OptionError

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
-from rsdistill.captions.base import CAPTIONERS, TEMPLATE, Captioner, Captions, class_prompts
+from rsdistill.captions.base import CAPTIONERS, Captioner, Captions
 from rsdistill.captions.vlm_model import Precision, Question, VisionLanguageModel, resolve_precision
+from rsdistill.classes import TEMPLATE, class_prompts
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import BandError, ModelError, OptionError, storage_errors
 from rsdistill.imaging.composites import stretch_limits, to_rgb

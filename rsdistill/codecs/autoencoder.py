@@ -143,7 +143,8 @@ class AutoencoderCodec(Codec):
         """The module to train, given the weight of each band (B,)."""
         return CodecTraining(self, weights, self.lr, self.kl_weight)
 
-    def _save(self, folder: Path) -> dict[str, Any]:
+    def save_weights(self, folder: Path) -> dict[str, Any]:
+        """See :meth:`Codec.save_weights`."""
         vae, normalisation = self._fitted()
         vae.save_pretrained(folder)
         names = [name for name in inspect.signature(type(self)).parameters if name != "bands"]
@@ -153,7 +154,8 @@ class AutoencoderCodec(Codec):
         }
 
     @classmethod
-    def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
+    def load_weights(cls, folder: Path, description: dict[str, Any]) -> Self:
+        """See :meth:`Codec.load_weights`."""
         options = parse_arguments(cls, description["options"], f"codec.{cls.name}")
         codec: Self = cast(Any, cls)(BandSet.from_dict(description["bands"]), **options)
         ranges = description["normalisation"]

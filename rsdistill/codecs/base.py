@@ -33,6 +33,9 @@ class Codec(ABC):
     Latents are in the scaled space that the diffusion model sees (diffusers' ``scaling_factor``
     is applied here, on both ways).
 
+    A subclass implements :attr:`latent_channels`, :attr:`factor`, :meth:`fit`, :meth:`posterior`, :meth:`decode`,
+    :meth:`to`, :meth:`save_weights` and :meth:`load_weights`; all else follows from them.
+
     Attributes:
         name: Registered name.
         bands: The bands it encodes and decodes.
@@ -98,9 +101,20 @@ class Codec(ABC):
         figures = {"psnr": round(self.psnr(view), 2)}
         return figures | {"sam": round(self.sam(view), 3)} if len(self.bands) > 1 else figures
 
-    @abstractmethod
     def psnr(self, view: SceneView) -> float:
-        """Mean PSNR in dB of reconstructed chips of a view, peak = width of the normalised range."""
+        """Mean PSNR in dB of reconstructed chips of a view, at most 512; peak = width of the bands' valid range.
+
+        Codecs that normalise bands by a range of their own take that one's width.
+        """
+        chips = torch.from_numpy(view.images(sample_positions(len(view), 0)))
+        low, high = self.bands.valid_range
+        values = []
+        for part in chips.split(64):
+            valid = valid_pixels(part, self.bands)
+            apart = torch.where(valid, self.reconstruct(part.float()) - part.float(), 0.0)
+            error = apart.square().sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp_min(1)
+            values.append(10.0 * torch.log10((high - low) ** 2 / error.clamp_min(1e-20)))
+        return float(torch.cat(values).mean())
 
     def sam(self, view: SceneView) -> float:
         """Mean spectral angle in degrees between chips of a view, at most 512, and their reconstructions."""
@@ -117,22 +131,40 @@ class Codec(ABC):
         """Encode and decode chips (N, B, H, W) in sensor units, float32, unrounded, on the CPU."""
         return self.decode(self.encode(images)).cpu()
 
+    def autoencoder(self) -> AutoencoderKL | None:
+        """The fitted autoencoder as the ``vae`` of a stock diffusers pipeline; None for a codec that is none.
+
+        A codec that can be a Stable Diffusion ``vae`` says so by returning it. Any other serves all methods too,
+        with a denoiser from scratch.
+
+        Raises:
+            CodecError: If the codec is not fitted.
+        """
+        return None
+
     @abstractmethod
-    def autoencoder(self) -> AutoencoderKL:
-        """The fitted autoencoder as the ``vae`` of a stock diffusers pipeline.
+    def save_weights(self, folder: Path) -> dict[str, Any]:
+        """Write weights to a folder: safetensors or diffusers' format, never pickle.
+
+        Args:
+            folder: It is there, and empty.
+
+        Returns:
+            What :meth:`load_weights` needs beside them, as plain JSON types; ``codec`` and ``bands`` are added.
 
         Raises:
             CodecError: If the codec is not fitted.
         """
 
-    @abstractmethod
-    def _save(self, folder: Path) -> dict[str, Any]:
-        """Write weights to a folder and return what :meth:`_load` needs beside them."""
-
     @classmethod
     @abstractmethod
-    def _load(cls, folder: Path, description: dict[str, Any]) -> Codec:
-        """Rebuild from what :meth:`_save` wrote and returned."""
+    def load_weights(cls, folder: Path, description: dict[str, Any]) -> Codec:
+        """Rebuild the fitted codec.
+
+        Args:
+            folder: What :meth:`save_weights` wrote to.
+            description: What it returned, with the bands as of ``BandSet.to_dict`` under ``bands``.
+        """
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Chips (N, B, H, W) in sensor units to the posterior mean of their latents (N, C, h, w)."""
@@ -147,7 +179,7 @@ class Codec(ABC):
         """
         folder = Path(folder)
         with complete_folder(folder, overwrite=True) as partial:
-            description = {"codec": self.name, "bands": self.bands.to_dict(), **self._save(partial)}
+            description = {"codec": self.name, "bands": self.bands.to_dict(), **self.save_weights(partial)}
             write_json(partial / DESCRIPTION, description)
         return folder
 
@@ -187,7 +219,7 @@ def load_codec(folder: str | Path) -> Codec:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         kind: Any = CODECS.get(description["codec"]).factory
-        codec: Codec = kind._load(folder, description)
+        codec: Codec = kind.load_weights(folder, description)
         return codec
     except (KeyError, ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"codec in {folder} cannot be read ({error}); fit and save it again") from error

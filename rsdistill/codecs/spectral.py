@@ -189,16 +189,18 @@ class SpectralCodec(AutoencoderCodec):
     def _training(self, weights: torch.Tensor) -> CodecTraining:
         return _SpectralTraining(self, weights, self.lr, self.kl_weight)
 
-    def _save(self, folder: Path) -> dict[str, Any]:
-        description = super()._save(folder)
+    def save_weights(self, folder: Path) -> dict[str, Any]:
+        """See :meth:`Codec.save_weights`."""
+        description = super().save_weights(folder)
         layers, bands, ranges = self._origin()
         save_file({name: value.contiguous() for name, value in layers.state_dict().items()}, folder / _LAYERS)
         origin = {"bands": bands.to_dict(), "low": list(ranges.low), "high": list(ranges.high), "noise": layers.noise}
         return {**description, "origin": origin}
 
     @classmethod
-    def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
-        codec = super()._load(folder, description)
+    def load_weights(cls, folder: Path, description: dict[str, Any]) -> Self:
+        """See :meth:`Codec.load_weights`."""
+        codec = super().load_weights(folder, description)
         origin, weights = description["origin"], load_file(folder / _LAYERS)
         bands = BandSet.from_dict(origin["bands"])
         prior = BlockPrior(weights["mean"], weights["factors"], origin["noise"])

@@ -282,7 +282,7 @@ def load_dataset(
     options |= {option: value for option, value in given.items() if value is not None}
     if split is None:
         split = SplitOptions(scheme or "stratified", train, val, seed or 0)
-    elif not scheme is train is val is seed is None:
+    elif any(value is not None for value in (scheme, train, val, seed)):
         raise OptionError("give either split, or scheme, train, val and seed; not both")
     if policy is not None and not isinstance(policy, Policy):
         policy = Policy.load(policy)

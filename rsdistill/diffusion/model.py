@@ -1,4 +1,4 @@
-"""The diffusion model: always the component set of ``diffusers.StableDiffusionPipeline``."""
+"""The diffusion model: the component set of ``diffusers.StableDiffusionPipeline``, where the codec is a ``vae``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ from rsdistill.codecs.base import Codec
 from rsdistill.diffusion.presets import PRESETS
 from rsdistill.diffusion.text import build_text_encoder, build_tokenizer
 from rsdistill.errors import ModelError, UnknownNameError
+from rsdistill.utils.io import write_json
 
 Prediction = Literal["v_prediction", "epsilon"]
 Trains = Literal["all", "unet", "lora"]
 _GROUPS = 8
+# Names the parts of a model without a vae, whose folder no stock pipeline could load.
+PARTS = "model_parts.json"
+_FORMAT = "rsdistill-diffusion/1"
+_PARTS: dict[str, Any] = {
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+    "unet": UNet2DConditionModel,
+    "scheduler": DDIMScheduler,
+}
+_NO_VAE = "its codec is no AutoencoderKL"
 
 
 @dataclass
@@ -28,7 +39,7 @@ class DiffusionModel:
     """Text-to-image latent diffusion for any codec.
 
     Attributes:
-        vae: The codec's autoencoder.
+        vae: The codec's autoencoder; None where it is none, and then there is no stock pipeline.
         text_encoder: Prompts to embeddings.
         tokenizer: Prompts to tokens.
         unet: The denoiser.
@@ -37,7 +48,7 @@ class DiffusionModel:
         unet_label: Label of samples that have their text, for a UNet that takes labels; 0 says nothing.
     """
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | None
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
@@ -184,7 +195,13 @@ class DiffusionModel:
         return hidden
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """The same parts as a stock diffusers pipeline."""
+        """The same parts as a stock diffusers pipeline.
+
+        Raises:
+            ModelError: If the codec is no autoencoder that such a pipeline knows.
+        """
+        if self.vae is None:
+            raise ModelError(f"there is no stock pipeline for this model: {_NO_VAE}; draw with rsdistill's samplers")
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -197,35 +214,39 @@ class DiffusionModel:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model in diffusers' folder format; a stock pipeline loads it."""
+        """Write the model in diffusers' folder format; a stock pipeline loads it.
+
+        Without a ``vae`` the same folders of the other parts are written, beside a file that names them.
+        """
         folder = Path(folder)
-        self.pipeline().save_pretrained(folder, safe_serialization=True)
+        if self.vae is not None:
+            self.pipeline().save_pretrained(folder, safe_serialization=True)
+            return folder
+        for name in _PARTS:
+            getattr(self, name).save_pretrained(folder / name)
+        write_json(folder / PARTS, {"format": _FORMAT, "parts": list(_PARTS)})
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> DiffusionModel:
-        """Read a model from a folder in diffusers' format.
+        """Read a model that :meth:`save` wrote, or a pipeline in diffusers' format.
 
         Raises:
             ModelError: If the folder holds none, or it cannot be read.
         """
         folder = Path(folder)
-        if not (folder / "model_index.json").exists():
+        stock = (folder / "model_index.json").exists()
+        if not stock and not (folder / PARTS).exists():
             raise ModelError(f"{folder} holds no diffusion model (model_index.json is missing); train one first")
-        parts: dict[str, Any] = {
-            "vae": AutoencoderKL,
-            "text_encoder": CLIPTextModel,
-            "tokenizer": CLIPTokenizer,
-            "unet": UNet2DConditionModel,
-            "scheduler": DDIMScheduler,
-        }
+        parts: dict[str, Any] = {"vae": AutoencoderKL, **_PARTS} if stock else _PARTS
         try:
             loaded = {name: kind.from_pretrained(folder / name, local_files_only=True) for name, kind in parts.items()}
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"diffusion model in {folder} cannot be read ({error}); train it again") from error
-        for name in ("vae", "text_encoder", "unet"):
-            loaded[name].eval().requires_grad_(False)
-        return cls(**loaded)
+        for part in loaded.values():
+            if isinstance(part, nn.Module):
+                part.eval().requires_grad_(False)
+        return cls(**{"vae": None, **loaded})
 
 
 def _scheduler(prediction: Prediction) -> DDIMScheduler:

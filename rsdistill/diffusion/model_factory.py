@@ -98,6 +98,12 @@ def _check_codec(source: Source, config: dict[str, Any], codec: Codec) -> None:
         f"choose codec 'pretrained', or 'inflated' with the pipeline's own autoencoder (pretrained: {source.place}, "
         f"subfolder: vae)"
     )
+    vae = codec.autoencoder()
+    if vae is None:
+        raise ModelError(
+            f"{source.where} wants latents of its own autoencoder, but codec '{codec.name}' is no AutoencoderKL; "
+            f"{remedy}, or a preset that is trained from scratch, such as tiny"
+        )
     wanted, given = int(config["in_channels"]), codec.latent_channels
     if wanted != given:
         raise ModelError(
@@ -105,7 +111,7 @@ def _check_codec(source: Source, config: dict[str, Any], codec: Codec) -> None:
         )
     own = source.config("vae")
     wanted_scale = float(own.get("scaling_factor", 0.18215))
-    scale = float(codec.autoencoder().config.scaling_factor)
+    scale = float(vae.config.scaling_factor)
     if not math.isclose(wanted_scale, scale, rel_tol=_SCALE_TOLERANCE):
         raise ModelError(
             f"UNet of {source.where} was trained on latents scaled by {wanted_scale:g}, but codec '{codec.name}' "

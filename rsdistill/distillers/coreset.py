@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rsdistill.captions import class_prompts
+from rsdistill.classes import class_prompts
 from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, Requirements, check_class_sizes

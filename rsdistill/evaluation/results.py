@@ -111,8 +111,9 @@ class Row:
 
     def flat(self) -> dict[str, Any]:
         """All figures in one mapping, the further metrics last."""
-        values = asdict(self)
-        return values | values.pop("extra")
+        values: dict[str, Any] = asdict(self)
+        extra: dict[str, Any] = values.pop("extra")
+        return values | extra
 
 
 @dataclass(frozen=True)

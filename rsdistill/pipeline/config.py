@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field
@@ -120,12 +120,14 @@ class EvaluationOptions:
         seeds: Training seeds.
         baselines: Other methods made and judged at the same IPC, with default options.
         full: Whether to train on all real chips too.
+        metrics: Further metrics beside OA, AA and kappa, by the names of ``rsdistill list metrics``.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
     baselines: tuple[str, ...] = ("random",)
     full: bool = True
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,18 @@ class ExportOptions:
         epsg: Projected CRS to draw the tiles in; None for a grid that is no place on Earth.
         origin: Upper left corner of the grid in metres.
         dtype: ``uint8``, ``uint16`` or ``float32``; None for the sensor's own.
-        geoparquet: Also write the index as GeoParquet.
+        formats: Further files to write beside tiles and index, by the names of ``rsdistill list export_formats``.
         allow_blocked: Also write tiles that the audit blocked; they are left out otherwise.
         workers: Processes that write.
     """
+
+    RENAMED: ClassVar = {"geoparquet": "formats"}
 
     gsd: float | None = None
     epsg: int | None = None
     origin: tuple[float, float] = (0.0, 0.0)
     dtype: str | None = None
-    geoparquet: bool = False
+    formats: tuple[str, ...] = ()
     allow_blocked: bool = False
     workers: Annotated[int, Field(ge=1)] = 1
 

@@ -144,8 +144,9 @@ class Evaluate(RunStage):
 
     @property
     def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The student and the baselines."""
-        return (self.setup.plugin("student"), *(type(method) for method in self.setup.baselines.values()))
+        """The student, the metrics and the baselines."""
+        baselines = (type(method) for method in self.setup.baselines.values())
+        return (self.setup.plugin("student"), *self.setup.metrics, *baselines)
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Make the baselines' sets, train all students."""
@@ -157,7 +158,9 @@ class Evaluate(RunStage):
                 method.fit(data, latents, checkpoint / name, setup.trainer)
                 made[name] = [method.distill(config.distill.ipc, seed) for seed in config.distill.seeds]
         options = config.evaluation
-        found = evaluate(made, data, setup.recipe, options.seeds, options.full, checkpoint, setup.trainer)
+        found = evaluate(
+            made, data, setup.recipe, options.seeds, options.full, checkpoint, setup.trainer, metrics=options.metrics
+        )
         write_json(folder / "evaluation.json", found.to_dict())
         return {f"oa_{row.method}_{row.track}": round(row.oa, 4) for row in found.rows}
 
@@ -197,11 +200,16 @@ class Export(RunStage):
             dtype=options.dtype,
             workers=options.workers,
             progress=self.setup.trainer.progress,
-            geoparquet=options.geoparquet,
+            formats=options.formats,
             allow_blocked=options.allow_blocked,
         )
         manifest = json.loads((folder / "tiles" / "manifest.json").read_text("utf-8"))
         return {"tiles": len(manifest["tiles"]), "blocked_left_out": manifest["audit"]["left_out"]}
+
+    @property
+    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
+        """The formats."""
+        return self.setup.formats
 
     def outputs(self) -> dict[str, Path]:
         """The folder of tiles."""

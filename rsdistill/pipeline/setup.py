@@ -11,12 +11,14 @@ from rsdistill.bands import get_bands
 from rsdistill.captions import CAPTIONERS
 from rsdistill.captions.base import TemplateCaptioner
 from rsdistill.codecs import CODECS, create_codec
-from rsdistill.datasets import DATASETS, SceneData, SplitOptions, load_dataset
-from rsdistill.datasets.loading import resolve_policy
+from rsdistill.datasets import DATASETS, SceneData, SplitOptions
+from rsdistill.datasets.loading import check_data_options, load_scenes, resolve_policy
 from rsdistill.distillers import DISTILLERS, Distiller
 from rsdistill.errors import OptionError, PolicyError
 from rsdistill.evaluation import Recipe
+from rsdistill.evaluation.metrics import METRICS, further_metrics
 from rsdistill.export import GeoRef
+from rsdistill.export.formats import EXPORT_FORMATS, check_formats
 from rsdistill.models.networks import STUDENTS, check_student
 from rsdistill.pipeline.config import RunConfig
 from rsdistill.registry import Registry
@@ -48,6 +50,7 @@ class Setup:
     """
 
     def __init__(self, config: RunConfig) -> None:
+        self._policy = None if config.data.policy is None else Policy.load(config.data.policy)
         self.distiller: Distiller = create(DISTILLERS, config.distill.method, config.distill.options, "distill.options")
         self.config = config = replace(config, codec=replace(config.codec, options=self._codec_options(config)))
         self.trainer = config.trainer
@@ -69,7 +72,8 @@ class Setup:
         }
         if self.uses_latents:
             self._check_size()
-        self._policy = None if config.data.policy is None else Policy.load(config.data.policy)
+        check_formats(config.export.formats)
+        further_metrics(config.evaluation.metrics)
         if self.policy is not None:
             check_protection(self.distiller, self.policy.protected, config.captions.name)
             _check_texts(self.policy, config.distill.options, "distill.options")
@@ -80,8 +84,7 @@ class Setup:
         """Options of the dataset."""
         data = self.config.data
         given = {"root": data.root, "size": data.size, "bands": data.bands, "classes": data.classes}
-        options = {name: value for name, value in given.items() if value is not None} | data.options
-        return DATASETS.parse(data.name, options, "data.options")
+        return check_data_options(data.name, given, data.options)
 
     @cached_property
     def split(self) -> SplitOptions:
@@ -91,14 +94,13 @@ class Setup:
 
     def load_data(self) -> SceneData:
         """The dataset as it is at its root, not yet prepared."""
-        data = self.config.data
-        return load_dataset(data.name, split=self.split, policy=data.policy, **self.data_options)
+        return load_scenes(self.config.data.name, self.data_options, self.split, self._policy)
 
     def load_everything(self) -> SceneData:
         """All classes of the dataset, excluded ones too; for the screen alone."""
         # data.classes may not name an excluded one.
         given = {name: value for name, value in self.data_options.items() if name != "classes"}
-        return load_dataset(self.config.data.name, split=self.split, **given)
+        return load_scenes(self.config.data.name, given, self.split)
 
     @cached_property
     def policy(self) -> ResolvedPolicy | None:
@@ -139,6 +141,16 @@ class Setup:
     def screens(self) -> bool:
         """Whether tiles are screened for excluded classes."""
         return self.config.screen is not None and self.policy is not None and bool(self.policy.excluded)
+
+    @property
+    def metrics(self) -> tuple[object, ...]:
+        """Functions that score students."""
+        return tuple(METRICS.get(name).factory for name in self.config.evaluation.metrics)
+
+    @property
+    def formats(self) -> tuple[object, ...]:
+        """Functions that write further files of the export."""
+        return tuple(EXPORT_FORMATS.get(name).factory for name in self.config.export.formats)
 
     def plugin(self, kind: str) -> object:
         """The class or function behind a plug-in of the run: ``dataset``, ``codec``, ``captioner``, ``student``."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from rsdistill.classes import readable
-from rsdistill.sensitive.gaps import GAP, close_gaps, gap
 
 # What may stand between the words of a name: "storage tanks", "storage-tanks", "storage_tanks", "storagetanks".
 _JOINT = r"[\s_\-\u2010-\u2015]*"
@@ -82,10 +81,8 @@ def _spelled(words: tuple[str, ...]) -> str:
     return _JOINT.join([*forms, f"(?:{ends})"])
 
 
-# What a term is replaced by where the sentence needs a noun; the first that is no term itself.
-_NEUTRAL = ("area", "place", "scene", "site", "ground")
-# A hyphen ties a word to the term beside it: "port-side" goes as a whole.
-_TIED_BEFORE, _TIED_AFTER = re.compile(r"[^\W_]+-$"), re.compile(r"-[^\W_]+|[_-]?\d+")
+# Up to a full stop that a blank follows: "12.5 m" is within a sentence.
+_SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s)|\n|\Z)", re.DOTALL)
 
 _DEGREES = r"-?\d{1,3}(?:[.,]\d+)?\s*(?:\u00b0|\u00ba|degrees?|deg\b)"
 _MINUTES = r"(?:\s*\d{1,2}(?:[.,]\d+)?\s*(?:['\u2032\u2019]|minutes?\b|min\b))?"
@@ -138,28 +135,24 @@ def find_terms(text: str, terms: Iterable[str], keep: Iterable[str] = ()) -> lis
 
 
 def scrub(text: str, terms: Iterable[str], keep: Iterable[str] = ()) -> str:
-    """A text without the terms, still fluent; a text that holds none comes back as it is.
+    """A text without the sentences that hold a term; a text that holds none comes back as it is.
 
     Args:
         text: A caption or a sentence of metadata.
         terms: Class keys or readable names.
         keep: Names that stay although a term is a part of them.
     """
-    terms, keep = tuple(terms), tuple(keep)
     pattern = term_pattern(terms, keep)
     if pattern is None:
         return text
-    neutral = next((word for word in _NEUTRAL if not find_terms(word, terms)), "")
-    # What is left can form a term anew ("storage port tanks"); each round leaves fewer words.
-    while find_terms(text, terms, keep):
-        shorter = close_gaps(_with_gaps(text, pattern), neutral)
-        neutral = neutral if len(shorter) < len(text) else ""
-        text = shorter
+    # What is left can form a term anew across two sentences; each round leaves fewer of them.
+    while spans := [match.span() for match in pattern.finditer(text) if match["term"] is not None]:
+        text = _without_sentences(text, spans)
     return text
 
 
 def scrub_identifying(text: str, keep: Iterable[str] = ()) -> str:
-    """A text without coordinates, long numbers and proper names, which could tell a place.
+    """A text without the sentences that hold coordinates, long numbers or proper names, which could tell a place.
 
     A word written large within a sentence counts as a name, and so do two of them at its start;
     one at the start alone cannot be told from any other word. Rather too much goes than too little.
@@ -169,35 +162,26 @@ def scrub_identifying(text: str, keep: Iterable[str] = ()) -> str:
         keep: Words written large that are no names of places, besides sensors and colours.
     """
     known = _NO_NAME | {word.lower() for name in keep for word in name.split()}
-    gapped = re.sub(rf"{GAP}(?:[\s,;/]*{GAP})*", GAP, _PLACE.sub(GAP, text))
-    gapped = _NAME.sub(lambda match: _without_name(match, known), gapped)
-    return close_gaps(gapped) if GAP in gapped else text
+    spans = [match.span() for match in _PLACE.finditer(text)]
+    spans += [match.span() for match in _NAME.finditer(text) if _tells_a_place(match, known)]
+    return _without_sentences(text, spans) if spans else text
 
 
-def _with_gaps(text: str, pattern: re.Pattern[str]) -> str:
-    """Text with a gap for each term, together with what a hyphen ties to it."""
-    parts: list[str] = []
-    end = 0
-    for match in pattern.finditer(text):
-        if match["term"] is None:
-            continue
-        before = _TIED_BEFORE.sub("", text[end : match.start()])
-        parts += [before, gap(match["term"], is_plural(match["term"]))]
-        tied = _TIED_AFTER.match(text, match.end())
-        end = tied.end() if tied else match.end()
-    return "".join([*parts, text[end:]])
+def _without_sentences(text: str, spans: Collection[tuple[int, int]]) -> str:
+    """Text without the sentences that overlap any of the spans."""
+    left = [
+        sentence[0].strip()
+        for sentence in _SENTENCE.finditer(text)
+        if not any(start < sentence.end() and end > sentence.start() for start, end in spans)
+    ]
+    return " ".join(left)
 
 
-def _without_name(match: re.Match[str], known: frozenset[str]) -> str:
-    """A gap for a run of words written large, unless it only begins a sentence or is known to be no name."""
+def _tells_a_place(match: re.Match[str], known: frozenset[str]) -> bool:
+    """Whether a run of words written large is a name: it does more than begin a sentence, and is no known word."""
     name, before = match[0], match.string[: match.start()].rstrip(" \t\"'(\u2018\u201c")
-    if all(word.lower() in known for word in re.findall(r"[\w-]+", name)):
-        return name
-    if before and before[-1] not in ".!?:\n":
-        return gap(name.lower())
-    first, _, rest = name.partition(" ")
-    if not rest:
-        return name
-    if first.lower() not in _OPENING:
-        return gap(name)
-    return name if all(word.lower() in known for word in rest.split()) else f"{first} {GAP}"
+    words = [word.lower() for word in re.findall(r"[\w-]+", name)]
+    opens = not before or before[-1] in ".!?:\n"
+    if opens and (len(words) == 1 or words[0] in _OPENING):
+        words = words[1:]
+    return any(word not in known for word in words)

@@ -212,7 +212,7 @@ def _described(
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    target = factory.__init__ if inspect.isclass(factory) else factory
     if dataclasses.is_dataclass(factory):
         target = factory
     try:

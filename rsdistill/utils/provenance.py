@@ -38,7 +38,8 @@ def code_version(*plugins: object) -> str:
     code = [plugin for plugin in plugins if inspect.isclass(plugin) or inspect.isroutine(plugin)]
     others = {inspect.getsourcefile(plugin) for plugin in code}
     outside = {Path(name) for name in others if name is not None} - set(package.rglob("*.py"))
-    for path in [*sorted(package.rglob("*.py")), *sorted(outside)]:
+    own = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    for path in [*sorted(own), *sorted(outside)]:
         hashed.update(path.read_bytes())
     return hashed.hexdigest()
 

