@@ -282,15 +282,18 @@ def _check_choices(name: str, options: Mapping[str, Any], source: SceneSource) -
     """Views at another size, with one band and with some classes."""
     from rsdistill.datasets import load_dataset
 
-    band, keys = source.bands.names[-1], [info.key for info in source.classes[:2]]
+    keys = [info.key for info in source.classes[:2]]
     known = type(source).known_classes(options)
+    # To a folder of anybody's files the names say which bands they have, not which to take.
+    names = list(source.bands.names) if known is None else [source.bands.names[-1]]
     told = known is None or {info.key for info in source.classes} <= {info.key for info in known}
     _require(told, f"dataset '{name}': known_classes leaves out classes that it has")
-    chosen = {**options, "size": _SIZE, "bands": [band], "classes": keys}
+    chosen = {**options, "size": _SIZE, "bands": names, "classes": keys}
     data = load_dataset(name, **chosen)
     shape = data.train.images(np.arange(1)).shape
     _require(
-        shape == (1, 1, _SIZE, _SIZE), f"dataset '{name}': a chip at size={_SIZE}, bands=['{band}'] is {shape[1:]}"
+        shape == (1, len(names), _SIZE, _SIZE),
+        f"dataset '{name}': a chip at size={_SIZE}, bands={names} is {shape[1:]}",
     )
     found = sorted(info.key for info in data.classes)
     _require(found == sorted(keys), f"dataset '{name}': classes={keys} gives {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import EntryPoint
 
@@ -36,9 +37,7 @@ def home(tmp_path, monkeypatch):
 
 
 def fruits():
-    from fruit_home import FRUITS
-
-    return FRUITS
+    return importlib.import_module("fruit_home").FRUITS
 
 
 def write_plugin(folder, file, name):

@@ -121,7 +121,7 @@ _SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".jp2", "
 
 
 @dataclass(frozen=True)
-class Matches:
+class CaptionMatches:
     """How names and chips found each other.
 
     Attributes:
@@ -133,7 +133,7 @@ class Matches:
     unused: tuple[str, ...]
 
 
-def match_names(names: Iterable[str], chip_ids: Sequence[str]) -> Matches:
+def match_names(names: Iterable[str], chip_ids: Sequence[str]) -> CaptionMatches:
     """Find each name's chip, whatever folder, suffix and case it is written in.
 
     Class folder and stem together decide; the stem alone does where no two chips share it.
@@ -164,10 +164,10 @@ def match_names(names: Iterable[str], chip_ids: Sequence[str]) -> Matches:
             f"{len(ambiguous)} name(s) of captions fit several chips: {listed(ambiguous)}; write the class folder "
             "before the name, as in forest/1.tif"
         )
-    return Matches(tuple(found.get(position) for position in range(len(chip_ids))), tuple(unused))
+    return CaptionMatches(tuple(found.get(position) for position in range(len(chip_ids))), tuple(unused))
 
 
-def match_numbers(names: Iterable[str], chips: int) -> Matches:
+def match_numbers(names: Iterable[str], chips: int) -> CaptionMatches:
     """Take names as running numbers from 1 on, over the chips in order of class and name, as UCM-Captions does.
 
     Args:
@@ -188,7 +188,7 @@ def match_numbers(names: Iterable[str], chips: int) -> Matches:
             f"captions are numbered {min(by_number)} to {max(by_number)}, but the dataset has {chips} chips; numbers "
             "fit only a dataset loaded whole, with all its classes and no chip left out"
         )
-    return Matches(tuple(by_number.get(position + 1) for position in range(chips)), ())
+    return CaptionMatches(tuple(by_number.get(position + 1) for position in range(chips)), ())
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -265,7 +265,7 @@ class FileCaptioner(Captioner):
         figures = {"unused": len(matches.unused), "fallbacks": len(lacking), "sentences": sum(map(len, texts))}
         return Captions(texts, split, self.name, self.input_digest(), figures=figures)
 
-    def _match(self, sentences: Sentences, data: SceneData) -> Matches:
+    def _match(self, sentences: Sentences, data: SceneData) -> CaptionMatches:
         if self.match == "number":
             return match_numbers(sentences, len(data.source))
         matches = match_names(sentences, data.source.chip_ids)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, NoReturn
 
-from rsdistill.cli.doctor import add_doctor
-from rsdistill.cli.init import add_init
+from rsdistill.cli.doctor import add_doctor, add_init
 from rsdistill.cli.listing import add_listing
 from rsdistill.cli.policy import add_policy
 from rsdistill.cli.run import add_run

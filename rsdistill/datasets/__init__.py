@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rsdistill.datasets.base import DATASETS, PublishedSplit, SceneData, SceneSource, SceneView
 from rsdistill.datasets.folder import FolderScenes
-from rsdistill.datasets.integrity import SkippedChipsWarning
 from rsdistill.datasets.loading import list_datasets, load_dataset
 from rsdistill.datasets.prepared import PreparedScenes, load_prepared, prepare
+from rsdistill.datasets.reading import SkippedChipsWarning
 from rsdistill.datasets.splits import SplitOptions, StraddlingDuplicatesWarning, split_scenes
 from rsdistill.datasets.synthetic import SyntheticScenes
 from rsdistill.datasets.torchgeo import AIDScenes, EuroSATScenes, RESISC45Scenes, UCMercedScenes

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from rsdistill.bands import BandSet, find_bands, get_bands, list_sensors, parse_bands
 from rsdistill.classes import ClassInfo, readable
 from rsdistill.datasets.base import DATASETS, SceneSource
-from rsdistill.datasets.integrity import scan
-from rsdistill.datasets.reading import SUFFIXES, RawChip, read_file, to_bands, to_size
+from rsdistill.datasets.reading import SUFFIXES, RawChip, read_file, scan, to_bands, to_size
 from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, UnknownNameError
 
 
 @dataclass(frozen=True)
-class Facts:
+class SourceFacts:
     """What is to be said of a dataset besides its pixels.
 
     Attributes:
@@ -60,7 +59,7 @@ class FileScenes(SceneSource):
     def __init__(
         self,
         folder: Path,
-        facts: Facts,
+        facts: SourceFacts,
         stored: BandSet,
         wanted: BandSet,
         describe: Callable[[str], ClassInfo],
@@ -249,7 +248,7 @@ class FolderScenes(FileScenes):
         folder = require_root("folder", root, _HOLDS)
         typical = _typical(folder, chosen_classes("folder", class_folders(folder), classes))
         described = _bands(bands, typical, folder)
-        facts = Facts("folder", _gsd(gsd, typical, folder), None, licence, citation)
+        facts = SourceFacts("folder", _gsd(gsd, typical, folder), None, licence, citation)
         super().__init__(folder, facts, described, described, _described, size, classes, max_bad)
 
     @classmethod

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from rsdistill.bands import BandSet
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import SceneData, SceneSource, SceneView
-from rsdistill.datasets.integrity import BAR_DELAY, workers
+from rsdistill.datasets.reading import BAR_DELAY, workers
 from rsdistill.datasets.splits import class_digests
 from rsdistill.errors import ArtifactError, DatasetError, storage_errors
 from rsdistill.sensitive.resolved import PolicyRecord

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rsdistill.bands import BandSet, get_bands
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, PublishedSplit
-from rsdistill.datasets.folder import Facts, FileScenes, check_options, chosen_bands, class_folders, require_root
+from rsdistill.datasets.folder import FileScenes, SourceFacts, check_options, chosen_bands, class_folders, require_root
 from rsdistill.datasets.reading import RawChip, read_photo, read_raster
 from rsdistill.errors import DatasetError, SplitError, storage_errors
 from rsdistill.sensitive.taxonomy import load_taxonomy
@@ -44,7 +44,7 @@ class TorchGeoScenes(FileScenes):
         UnknownNameError: If a band or class is unknown.
     """
 
-    facts: ClassVar[Facts]
+    facts: ClassVar[SourceFacts]
     sensor: ClassVar[str] = "rgb"
 
     def __init__(
@@ -186,7 +186,7 @@ def _list_url(dataset: Any, part: str) -> str:
 class UCMercedScenes(TorchGeoScenes):
     """UC Merced Land Use (Yang and Newsam 2010)."""
 
-    facts = Facts(
+    facts = SourceFacts(
         "ucmerced",
         gsd=0.3,
         side=256,
@@ -210,7 +210,7 @@ class UCMercedScenes(TorchGeoScenes):
 class RESISC45Scenes(TorchGeoScenes):
     """NWPU-RESISC45 (Cheng, Han and Lu 2017). Its GSD of 0.2 to 30 m is given as the geometric mean."""
 
-    facts = Facts(
+    facts = SourceFacts(
         "resisc45",
         gsd=2.4,
         side=256,
@@ -236,7 +236,7 @@ class RESISC45Scenes(TorchGeoScenes):
 class EuroSATScenes(TorchGeoScenes):
     """EuroSAT (Helber et al. 2019), in order of wavelength: its files hold B8A last."""
 
-    facts = Facts(
+    facts = SourceFacts(
         "eurosat",
         gsd=10.0,
         side=64,
@@ -269,7 +269,7 @@ class EuroSATScenes(TorchGeoScenes):
 class AIDScenes(TorchGeoScenes):
     """AID (Xia et al. 2017). Its GSD of 0.5 to 8 m is given as the geometric mean, at 600 pixels a side."""
 
-    facts = Facts(
+    facts = SourceFacts(
         "aid",
         gsd=2.0,
         side=600,

@@ -238,7 +238,7 @@ class DPD(Distiller):
                 return {}
             for seed in seeds:
                 request, place = self._request(table, slots, seed), folder / f"seed_{seed}"
-                draw_into(place, self._models()[0], request, self.sampling, self.trainer_)
+                draw_into(place, _made(self.model_), request, self.sampling, self.trainer_)
                 self.drawn_[ipc, seed] = place
             return {"candidates": self.candidates * len(slots), "sets": len(seeds)}
 
@@ -315,18 +315,18 @@ class DPD(Distiller):
         return self._as_set(ipc, seed, table, slots, self._choose(table.label[slots], drawn))
 
     def _draw(self, request: Request) -> torch.Tensor:
-        return draw(self._models()[0], request, self.sampling, self.trainer_.progress)
+        return draw(_made(self.model_), request, self.sampling, self.trainer_.progress)
 
     def _choose(self, labels: NDArray[np.int64], drawn: torch.Tensor) -> Choice:
         """One candidate for each slot, given the slots' classes and all candidates (slots x candidates, C, h, w)."""
-        return choose(drawn, labels, self.candidates, self.fitted_latents(), self._models()[1], self.selection)
+        return choose(drawn, labels, self.candidates, self.fitted_latents(), _made(self.teacher_), self.selection)
 
     def _refined(self, choice: Choice, labels: NDArray[np.int64], seed: int) -> Choice:
         """The tiles of a whole set, refined."""
         networks, codec = _made(self.networks_), self.fitted_latents().codec
         number = derived_seed(self.seed, 32, seed)
         latents = refine(choice.latents, labels, networks, codec, self.refinement, number, self.work_, self.trainer_)
-        return choice.moved(latents, labels, self._models()[1])
+        return choice.moved(latents, labels, _made(self.teacher_))
 
     def _as_set(self, ipc: int, seed: int, table: Prototypes, slots: NDArray[np.int64], choice: Choice) -> DistilledSet:
         """Tiles of some slots of the prototype table."""
@@ -353,9 +353,6 @@ class DPD(Distiller):
             [derived_seed(self.seed, 31, seed, number, *more) for number in numbers],
             table.latent[torch.from_numpy(repeated)],
         )
-
-    def _models(self) -> tuple[DiffusionModel, LatentTeacher]:
-        return _made(self.model_), _made(self.teacher_)
 
     def _provenance(self) -> dict[str, Any]:
         base = {} if self.base_ is None else {"base": self.base_}

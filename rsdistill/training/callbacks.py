@@ -28,7 +28,7 @@ class Shared(Protocol):
     world: int
 
 
-class Share(lightning.Callback):
+class SharedBatches(lightning.Callback):
     """Tells the batches which share of them this process takes."""
 
     def __init__(self, batches: Shared) -> None:

@@ -32,7 +32,7 @@ from rsdistill.training.callbacks import (
     Look,
     PredictProgress,
     Progress,
-    Share,
+    SharedBatches,
     StepLog,
     Together,
     part_name,
@@ -136,7 +136,7 @@ def fit(
     resumed = checkpoint is not None and checkpoint.exists()
     batches.start = _checkpoint_step(checkpoint, module, parts) if resumed and checkpoint else 0
     batches.repeats = parts
-    callbacks: list[lightning.Callback] = [Share(batches), *looks]
+    callbacks: list[lightning.Callback] = [SharedBatches(batches), *looks]
     if options.progress:
         callbacks.append(Progress(label, steps))
     logger = None
@@ -176,7 +176,7 @@ def predict(
     """
     options = options or TrainerOptions()
     source = _SharedBatches(batches)
-    callbacks: list[lightning.Callback] = [Share(source), Together()]
+    callbacks: list[lightning.Callback] = [SharedBatches(source), Together()]
     if options.progress:
         callbacks.append(PredictProgress(label, source.share))
     trainer = _build_trainer(options, 1, callbacks, None)

@@ -35,13 +35,20 @@ def code_version(*plugins: object) -> str:
     """
     hashed = hashlib.sha256()
     package = Path(__file__).parents[1]
-    code = [plugin for plugin in plugins if inspect.isclass(plugin) or inspect.isroutine(plugin)]
-    others = {inspect.getsourcefile(plugin) for plugin in code}
-    outside = {Path(name) for name in others if name is not None} - set(package.rglob("*.py"))
+    outside = {path for path in map(_source_file, plugins) if path is not None and not path.is_relative_to(package)}
     own = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     for path in [*sorted(own), *sorted(outside)]:
         hashed.update(path.read_bytes())
     return hashed.hexdigest()
+
+
+def _source_file(plugin: Any) -> Path | None:
+    """File of a class or function; None for one that was typed in, whose code nothing can tell."""
+    try:
+        name = inspect.getsourcefile(plugin)
+    except TypeError:
+        return None
+    return None if name is None or not Path(name).exists() else Path(name)
 
 
 # Public as rsdistill.__version__.

@@ -8,8 +8,8 @@ from helpers.fake_scenes import EUROSAT_PLANES, LAYOUTS, noise, write_dataset, w
 
 from rsdistill.bands import get_bands
 from rsdistill.datasets import FolderScenes, load_dataset
-from rsdistill.datasets.integrity import SkippedChipsWarning
 from rsdistill.datasets.prepared import BandStatistics
+from rsdistill.datasets.reading import SkippedChipsWarning
 from rsdistill.datasets.real_chips import RealChips
 from rsdistill.errors import BandError, DatasetError, UnknownNameError
 from rsdistill.imaging.normalisation import RangeNormalisation

@@ -1,9 +1,14 @@
 """The engine: what is cached, what is redone, and what a stopped stage leaves."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import rsdistill
 from rsdistill.errors import StorageError, UnknownNameError
 from rsdistill.pipeline.engine import Pipeline, Stage
 
@@ -77,9 +82,10 @@ def test_change_redoes_the_stage_and_what_follows_from_it_alone(recorder):
 
 
 def test_a_stage_more_or_less_moves_the_others_and_leaves_no_doubles(recorder):
-    few, many = recorder.pipeline(), recorder.pipeline()
-    few.stages = tuple(stage for stage in few.stages if stage.name != "second" and stage.inputs != ("second",))
-    many.stages = (*many.stages[:2], *many.stages[3:])
+    first, second, _, aside = recorder.pipeline().stages
+    many = Pipeline(recorder.folder, [first, second, aside])
+    first, _, _, aside = recorder.pipeline().stages
+    few = Pipeline(recorder.folder, [first, aside])
     few.run()
     assert [state.folder.name for state in few.states()] == ["01_first", "02_aside"]
     (recorder.folder / "02_aside" / "mine").touch()
@@ -95,8 +101,31 @@ def test_a_stage_more_or_less_moves_the_others_and_leaves_no_doubles(recorder):
 
 def test_new_version_of_the_code_redoes_all(recorder, monkeypatch):
     recorder.pipeline().run()
-    monkeypatch.setattr("rsdistill.pipeline.engine.package_version", lambda: "99")
+    monkeypatch.setattr("rsdistill.pipeline.engine.code_version", lambda *_: "99")
     assert not any(state.cached for state in recorder.pipeline().states())
+
+
+KEY = """
+import sys
+from rsdistill.pipeline.config import parse_config
+from rsdistill.pipeline.run import Run
+print(Run(parse_config({"name": "mine", "out": sys.argv[1], "data": {"name": "synthetic"}})).pipeline.states()[0].key)
+"""
+
+
+def test_a_changed_line_that_nobody_committed_gives_another_key(tmp_path):
+    shutil.copytree(Path(rsdistill.__file__).parent, tmp_path / "rsdistill")
+
+    def key():
+        command = [sys.executable, "-c", KEY, str(tmp_path / "runs")]
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    before = key()
+    assert key() == before
+    changed = tmp_path / "rsdistill" / "pipeline" / "stages.py"
+    changed.write_text(changed.read_text("utf-8").replace("_IN_MEMORY = 2e9", "_IN_MEMORY = 3e9"), encoding="utf-8")
+    assert key() != before
 
 
 def test_stopped_stage_leaves_no_result_and_finds_its_checkpoint(recorder):

@@ -41,7 +41,7 @@ def test_a_lora_run_goes_through_and_stock_diffusers_loads_it(places, tmp_path, 
     assert found and 0 < int(found[2]) < 0.05 * int(found[1])
     assert main(["run", CONFIG, "--until", "distill", *given]) == 0
     assert "05_train: complete" in capsys.readouterr().out
-    tiles = DistilledSet.load(tmp_path / "sd15_lora" / "08_distill" / "distilled.nc")
+    tiles = DistilledSet.load(tmp_path / "sd15_lora" / "09_distill" / "distilled.nc")
     assert tiles.image.shape == (4, 3, 32, 32) and tiles.manifest["base"]["folder"] == "sd15"
     kept = tmp_path / "sd15_lora" / "05_train" / "train"
     assert not list(kept.rglob("diffusion_pytorch_model*")), "the base is not copied"
@@ -54,11 +54,12 @@ def test_a_run_without_network_says_what_is_missing(places, tmp_path, capsys):
     data, _ = places
     given = options(tmp_path, data, data__size=64)
     assert main(["run", CONFIG, *given, "--dry-run"]) == 0
-    planned = {line.split()[0]: float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[3:]}
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    planned = {row[0]: float(row[4]) for row in rows}
     assert planned["07_prototypes"] < 4.3 < planned["05_train"] < 8.6
     whole = [*given, "--distill.options.lora", "null"]
     assert main(["run", CONFIG, "--until", "train", *whole, "--dry-run"]) == 0
-    assert float(capsys.readouterr().out.split()[-1]) > 4.3 + 4 * 3.4
+    assert float(capsys.readouterr().out.splitlines()[-1].split()[4]) > 4.3 + 4 * 3.4
     assert main(["run", CONFIG, "--until", "codec", *given]) == EXIT_CODE
     told = capsys.readouterr().err
     assert "'stable-diffusion-v1-5/stable-diffusion-v1-5' on the hub" in told and "name its folder instead" in told
