@@ -60,7 +60,7 @@ class DPD(Distiller):
     """Prototypes guide a class-prompted diffusion model; a teacher chooses among candidates.
 
     Args:
-        preset: One of ``rsdistill presets``, from scratch or pretrained; or a pretrained pipeline of Stable
+        preset: One of ``rsdistill list presets``, from scratch or pretrained; or a pretrained pipeline of Stable
             Diffusion's layout: its folder in diffusers' format, or its hub id, with ``@revision`` for a fixed one.
         prediction: What the denoiser predicts; None for v from scratch, and for what a pretrained one does.
         lora: Low-rank updates of a pretrained model; None trains its whole UNet.

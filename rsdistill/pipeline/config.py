@@ -34,7 +34,7 @@ class DataOptions:
     """Which dataset, cut how.
 
     Attributes:
-        name: One of ``rsdistill datasets``.
+        name: One of ``rsdistill list datasets``.
         root: Folder of the dataset; rendered datasets need none.
         size: Side in pixels that chips are brought to.
         bands: Names of the bands to take, or a sensor's name; None for all.
@@ -73,7 +73,7 @@ class CaptionOptions:
     """What puts the train chips into words.
 
     Attributes:
-        name: One of ``rsdistill captioners``.
+        name: One of ``rsdistill list captioners``.
         options: Its own options.
     """
 
@@ -99,7 +99,7 @@ class DistillOptions:
     """Which method makes how many images.
 
     Attributes:
-        method: One of ``rsdistill distillers``.
+        method: One of ``rsdistill list distillers``.
         ipc: Images per class.
         seeds: Generation seeds; a set is made with each, and the first one is exported.
         options: The method's own options.
