@@ -280,12 +280,12 @@ def _check_values(pixels: NDArray[Any], bands: Any, where: str) -> None:
 
 def _check_choices(name: str, options: Mapping[str, Any], source: SceneSource) -> None:
     """Views at another size, with one band and with some classes."""
-    from rsdistill.datasets import load_dataset
+    from rsdistill.datasets import FolderScenes, load_dataset
 
     keys = [info.key for info in source.classes[:2]]
     known = type(source).known_classes(options)
     # To a folder of anybody's files the names say which bands they have, not which to take.
-    names = list(source.bands.names) if known is None else [source.bands.names[-1]]
+    names = list(source.bands.names) if isinstance(source, FolderScenes) else [source.bands.names[-1]]
     told = known is None or {info.key for info in source.classes} <= {info.key for info in known}
     _require(told, f"dataset '{name}': known_classes leaves out classes that it has")
     chosen = {**options, "size": _SIZE, "bands": names, "classes": keys}

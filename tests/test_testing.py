@@ -57,7 +57,7 @@ def test_coresets(name):
 def test_default_distiller():
     small = {
         "teacher": {"width": 8, "steps": 3}, "training": {"steps": 3, "batch": 8}, "sampling": {"steps": 2},
-        "candidates": 2, "refinement": None,
+        "candidates": 2,
     }  # fmt: skip
     check_distiller("dpd", small)
 

@@ -143,7 +143,8 @@ def test_a_killed_export_is_resumed_to_the_same_tiles(tmp_path):
         while len(list(staging.rglob("*.tif"))) < 10 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert not target.exists()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert not target.exists() and 10 <= len(list(staging.rglob("*.tif"))) < 450
     kept = {path.name: path.stat().st_mtime_ns for path in staging.rglob("river_*.tif")}
     (staging / "tiles/river/.partial-river_000.tif").touch()
     tiles = make_set(150, size=(64, 64))

@@ -173,7 +173,7 @@ def test_new_distiller_of_ten_lines(tmp_path, capsys, monkeypatch):
         (["export", "none.nc", "--out", "x"], "none.nc does not exist"),
         (["run", QUICKSTART, "--distill.ipc", "500", "--dry-run"], "ipc=500"),
         (["export", "README.md", "--out", "x"], "README.md does not exist"),
-        (["distillers", "--all"], "--all"),
+        (["list", "distillers", "--all"], "--all"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(arguments, message, tmp_path, monkeypatch, capsys):

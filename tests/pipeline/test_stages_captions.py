@@ -25,9 +25,9 @@ rules:
 excluded_terms: [lighthouse]
 """
 SAYS = (
-    "A {name} with tall reeds beside a runway",
-    "Tall reeds and a Light-House in a {name} near Lake Tahoe",
-    "A {name} with tall reeds, lighthouses and airport runways at 48.8566, 2.3522",
+    "A {name} with tall reeds. A runway lies beside it.",
+    "Tall reeds grow in a {name}. A Light-House stands near Lake Tahoe.",
+    "A {name} with tall reeds. Lighthouses and airport runways at 48.8566, 2.3522.",
 )
 # The last is spelt like this in the middle of words too.
 KEPT_OUT = (b"runway", b"lighthouse", b"light-house", b"tahoe", b"48.8566")
@@ -113,7 +113,7 @@ def test_a_second_run_redoes_nothing_and_other_words_only_what_they_change(finis
 def test_what_a_model_sums_up_is_scrubbed_under_the_policy_too(finished, folder, tmp_path, monkeypatch):
     shutil.copytree(folder / "runs", tmp_path / "runs")
     monkeypatch.setattr(FileCaptioner, "can_write", True)
-    says = "Tall reeds by a runway, lighthouses and Lake Tahoe"
+    says = "Tall reeds grow here. A runway, lighthouses and Lake Tahoe."
     monkeypatch.setattr(FileCaptioner, "writer", lambda *_: lambda request: says)
     words = options(folder, distill__options__aggregation__kind="llm") + ["--out", str(tmp_path / "runs")]
     Run(load_config(QUICKSTART, words)).pipeline.run("prototypes")

@@ -31,7 +31,7 @@ def test_two_processes_draw_the_tiles_that_one_does(tmp_path):
     assert main(["run", QUICKSTART, "--until", "distill", *synthetic(one, **batch)]) == 0
     options = synthetic(two, **batch, trainer__devices=2, trainer__strategy="ddp")
     done = subprocess.run(
-        [sys.executable, "-m", "rsdistill", "distill", QUICKSTART, *options],
+        [sys.executable, "-m", "rsdistill", "run", QUICKSTART, "--until", "distill", *options],
         check=False, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
