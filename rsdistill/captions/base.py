@@ -271,7 +271,8 @@ def scrub_captions(
     terms, keep = tuple(terms), tuple(keep)
     texts, scrubbed, emptied = [], 0, 0
     for sentences, label in zip(captions.texts, labels, strict=True):
-        clean = [scrub_identifying(scrub(text, terms, keep), keep).strip() for text in sentences]
+        # Terms go last: the sentences left of a place's name could form one.
+        clean = [scrub(scrub_identifying(text, keep), terms, keep).strip() for text in sentences]
         scrubbed += sum(new != old.strip() for new, old in zip(clean, sentences, strict=True))
         left = tuple(text for text in clean if any(character.isalpha() for character in text))
         emptied += not left

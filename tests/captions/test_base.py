@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rsdistill.captions import Captions
 from rsdistill.captions.base import scrub_captions
+from rsdistill.sensitive.scrub import find_terms, scrub_identifying
 
 PROMPTS = ["A satellite image of beach", "A satellite image of forest"]
 
@@ -36,3 +39,24 @@ def test_a_chip_without_words_gets_its_class_prompt():
 def test_names_of_classes_that_stay_are_kept():
     captions = Captions((("An airport road by the car port",),), "train", "file")
     assert scrub_captions(captions, np.array([0]), PROMPTS, ["port"], ["car port"]).texts == captions.texts
+
+
+def test_sentences_that_are_left_form_no_term():
+    captions = Captions((("A storage\nin Paris\ntanks",),), "train", "file")
+    assert scrub_captions(captions, np.array([0]), PROMPTS, ["storage tanks"]).texts == ((PROMPTS[0],),)
+
+
+words = st.sampled_from(["A", "a", "green", "forest", "in Paris", "storage", "tanks", "harbour", "at 48.8566, 2.3522"])
+sentences = st.lists(st.tuples(words, st.sampled_from([" ", ". ", "\n"])), min_size=1, max_size=12)
+texts = sentences.map(lambda parts: "".join(word + mark for word, mark in parts).strip())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=3))
+def test_no_term_is_left_whatever_else_goes(chip):
+    terms = ["storage tanks", "harbour"]
+    captions = Captions((tuple(chip),), "train", "file")
+    (clean,) = scrub_captions(captions, np.array([1]), PROMPTS, terms).texts
+    assert clean and not any(find_terms(text, terms) for text in clean)
+    if not any(find_terms(text, terms) or scrub_identifying(text) != text for text in chip):
+        assert clean == tuple(chip)
