@@ -27,6 +27,15 @@ def sources(draw):
     return ListedScenes(labels, groups, published)
 
 
+def surely_splits(source, scheme):
+    """Whether each class has more chips than are learned from, and one of them without a duplicate."""
+    learned = source.published_split.train if scheme == "published" else 1
+    groups = source.duplicate_groups()
+    alone = np.bincount(groups)[groups] == 1
+    sizes = np.bincount(source.labels)
+    return set(source.labels[alone]) == set(source.labels) and sizes.min() > max(learned, 1)
+
+
 @settings(deadline=None)
 @given(
     sources(),
@@ -41,6 +50,7 @@ def test_views_share_no_chip_and_no_equal_pixels(source, scheme, train, val, see
     try:
         views = views_of(split_scenes(source, options))
     except SplitError:
+        assert not surely_splits(source, scheme)
         return
     groups = source.duplicate_groups()
     chips = np.concatenate(list(views.values()))
