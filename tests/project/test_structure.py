@@ -19,13 +19,14 @@ def imports(path: Path) -> set[str]:
     """Modules of the package that a file imports anywhere, for types alone too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        if isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"{path.name}:{node.lineno} imports by a relative name"
+            # "from room import module" reads the module, "from room import name" the room's __init__.
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in named}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    deepest = {name for name in found if name in MODULES}
-    # "from room import module" reads the module; the room's own __init__ is no reader of those who read it.
-    return {name for name in deepest if not any(other.startswith(f"{name}.") for other in deepest)}
+    return found & MODULES.keys()
 
 
 def first_circle(graph: dict[str, set[str]]) -> list[str]:
