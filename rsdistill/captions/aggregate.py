@@ -27,8 +27,8 @@ Write = Callable[[str], str]
 # Where a prompt may be cut: before a comma, semicolon, full stop or colon, else between words.
 _BOUNDARY = re.compile(r"\s*[,;.:](?=\s|$)|\s+")
 _CLAUSE = re.compile(r"\s*[,;.:](?=\s|$)")
-_TOLD = 20
-_ASK = (
+_MOST_SENTENCES = 20
+_REQUEST = (
     "These are descriptions of satellite images of {name}:\n{lines}\n"
     "Say in one English phrase of at most 25 words what they have in common. Name no place and no number."
 )
@@ -72,7 +72,7 @@ class Aggregated:
 def aggregate(
     clusters: Sequence[Sequence[Sequence[str]]],
     names: Sequence[str],
-    heads: Sequence[str],
+    class_prompts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     options: AggregationOptions | None = None,
     clean: Clean = scrub_identifying,
@@ -83,7 +83,7 @@ def aggregate(
     Args:
         clusters: For each cluster, for each of its chips, its sentences.
         names: Readable class name of each cluster.
-        heads: Class prompt of each cluster, which a phrase of terms follows.
+        class_prompts: Class prompt of each cluster, which a phrase of terms follows.
         tokenizer: Tokenizer of the model that will read the prompts; it decides what fits.
         options: Kind and sizes.
         clean: Takes from a text what must not be said; used on every sentence and on what ``write`` gives.
@@ -96,13 +96,13 @@ def aggregate(
     options = options or AggregationOptions()
     clusters = [[[clean(sentence) for sentence in chip] for chip in chips] for chips in clusters]
     if options.kind == "frequency":
-        found = _by_frequency(clusters, names, heads, options)
+        found = _by_frequency(clusters, names, class_prompts, options)
     elif options.kind == "medoid":
         found = _medoids(clusters, options)
     else:
         found = _summaries(clusters, names, write, clean)
-        found = [_named(text, name, head) for text, name, head in zip(found, names, heads, strict=True)]
-    prompts = [text or head for text, head in zip(found, heads, strict=True)]
+        found = [_with_class_name(*of_cluster) for of_cluster in zip(found, names, class_prompts, strict=True)]
+    prompts = [text or class_prompt for text, class_prompt in zip(found, class_prompts, strict=True)]
     fitted = [fit_prompt(prompt, tokenizer) for prompt in prompts]
     shortened = sum(short != prompt for short, prompt in zip(fitted, prompts, strict=True))
     return Aggregated(fitted, shortened, sum(not text for text in found))
@@ -151,20 +151,23 @@ def embed_sentences(sentences: Sequence[str], embedding: Literal["tfidf", "sente
 
 
 def _by_frequency(
-    clusters: Sequence[Sequence[Sequence[str]]], names: Sequence[str], heads: Sequence[str], options: AggregationOptions
+    clusters: Sequence[Sequence[Sequence[str]]],
+    names: Sequence[str],
+    class_prompts: Sequence[str],
+    options: AggregationOptions,
 ) -> list[str]:
     phrases = []
-    for chips, head, terms in zip(clusters, heads, weigh_terms(clusters, names), strict=True):
+    for chips, class_prompt, terms in zip(clusters, class_prompts, weigh_terms(clusters, names), strict=True):
         # What one of several chips alone is said to show stays out, however small the cluster.
         least = max(min(2, len(chips)), math.ceil(options.share * len(chips) - 1e-9))
         chosen = choose_terms(terms, options.terms, least)
         listed = ", ".join(term.text for term in chosen)
-        phrases.append(f"{head.rstrip(' .:,')}: {listed}" if listed else "")
+        phrases.append(f"{class_prompt.rstrip(' .:,')}: {listed}" if listed else "")
     return phrases
 
 
 def _medoids(clusters: Sequence[Sequence[Sequence[str]]], options: AggregationOptions) -> list[str]:
-    sentences = [_all(chips) for chips in clusters]
+    sentences = [_sentences(chips) for chips in clusters]
     corpus = sorted({sentence for group in sentences for sentence in group})
     if not corpus:
         return ["" for _ in clusters]
@@ -189,22 +192,23 @@ def _summaries(
         )
     summaries = []
     for chips, name in zip(clusters, names, strict=True):
-        told = [sentence for sentence, _ in _by_count(_all(chips))[:_TOLD]]
-        answer = write(_ASK.format(name=name, lines="\n".join(f"- {line}" for line in told))) if told else ""
+        sentences = [sentence for sentence, _ in _by_count(_sentences(chips))[:_MOST_SENTENCES]]
+        lines = "\n".join(f"- {sentence}" for sentence in sentences)
+        answer = write(_REQUEST.format(name=name, lines=lines)) if sentences else ""
         # Models like to answer in quotes, or as a list of one.
         phrase = " ".join(answer.split()).strip("-*\"' ")
         summaries.append(clean(phrase).strip())
     return summaries
 
 
-def _named(text: str, name: str, head: str) -> str:
+def _with_class_name(text: str, name: str, class_prompt: str) -> str:
     """A summary that names its class: as it is where it does so already."""
     if not text or name.lower() in text.lower():
         return text
-    return f"{head.rstrip(' .:,')}: {text}"
+    return f"{class_prompt.rstrip(' .:,')}: {text}"
 
 
-def _all(chips: Sequence[Sequence[str]]) -> list[str]:
+def _sentences(chips: Sequence[Sequence[str]]) -> list[str]:
     return [sentence.strip() for chip in chips for sentence in chip if sentence.strip()]
 
 

@@ -37,10 +37,10 @@ small little tiny
 sparse sparsely scattered
 wide broad
 """
-_FIRST = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() for word in line.split()}
+_FIRST_SYNONYM = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() for word in line.split()}
 
 # Words about the picture, verbs that place things, and words that count them: they describe no land.
-_SAYS_NOTHING = frozenset(
+_EMPTY_WORDS = frozenset(
     [
         "aerial",
         "area",
@@ -162,14 +162,14 @@ _SAYS_NOTHING = frozenset(
     ]
 )
 # Stop words of other kinds of text that tell scenes apart.
-_TELLS = frozenset(("empty", "fire", "full", "thick", "thin"))
-_STOP_WORDS = (ENGLISH_STOP_WORDS | _SAYS_NOTHING) - _TELLS
+_KEPT_STOP_WORDS = frozenset(("empty", "fire", "full", "thick", "thin"))
+_STOP_WORDS = (ENGLISH_STOP_WORDS | _EMPTY_WORDS) - _KEPT_STOP_WORDS
 
 # What follows is not to be seen, so none of it may describe the cluster.
 _NEGATIONS = frozenset(("no", "not", "without", "lacking", "lacks"))
 _ARTICLES = frozenset(("a", "an", "the"))
 # A clause of so few words is a description in itself: "no main direction", "brown and red colours".
-_SHORT = 4
+_SHORT_CLAUSE = 4
 
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _CLAUSES = re.compile(r"[^\w\s'\u2019-]+")
@@ -206,7 +206,7 @@ def stem(word: str) -> str:
 def word_key(word: str) -> str:
     """What stands for a word: its stem, or the first of its synonyms."""
     stemmed = stem(word.lower())
-    return _FIRST.get(stemmed, _FIRST.get(word.lower(), stemmed))
+    return _FIRST_SYNONYM.get(stemmed, _FIRST_SYNONYM.get(word.lower(), stemmed))
 
 
 def weigh_terms(clusters: Sequence[Sequence[Sequence[str]]], names: Sequence[str]) -> list[list[Term]]:
@@ -283,8 +283,8 @@ def _terms_of(sentence: str, known: set[str]) -> Iterator[tuple[Key, str]]:
     for clause in _CLAUSES.split(sentence.lower()):
         words = [word for word in _WORD.findall(clause) if word not in _ARTICLES]
         keys = [word_key(word) for word in words]
-        says = [word not in _STOP_WORDS and len(word) > 1 for word in words]
-        if 1 < len(words) <= _SHORT and any(says) and known.isdisjoint(keys):
+        meaningful = [word not in _STOP_WORDS and len(word) > 1 for word in words]
+        if 1 < len(words) <= _SHORT_CLAUSE and any(meaningful) and known.isdisjoint(keys):
             yield tuple(keys), " ".join(words)
         yield from _words_and_pairs(clause, known)
 
