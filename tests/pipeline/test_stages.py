@@ -211,6 +211,7 @@ def test_killed_in_every_stage_the_set_is_the_same(finished, tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert process.returncode == -signal.SIGKILL, f"{stage} was done before the kill"
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert load(tmp_path) == load(finished)
 
