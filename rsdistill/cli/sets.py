@@ -17,7 +17,7 @@ _OPTIONS = (
     "follow, such as --data.scheme published --report.show_real false."
 )
 _BLOCKED = " Exit code 1 says that a tile is blocked."
-_SET_HELP = "distilled set: a .nc or .zarr, or an exported folder"
+_SET_HELP = "distilled set, .nc or .zarr"
 
 
 def add_sets(verbs: Any, plugins: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_sets(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     audit.set_defaults(command=_audit)
     evaluate = verbs.add_parser(
         "evaluate",
-        help="judge a distilled set beside the baselines",
+        help="judge a distilled set beside all real chips",
         parents=[plugins],
         epilog=_OPTIONS,
         allow_abbrev=False,
@@ -49,7 +49,7 @@ def add_sets(verbs: Any, plugins: argparse.ArgumentParser) -> None:
         parser.add_argument("--root", help="folder of the dataset")
     _add_export(verbs, plugins)
     validate = verbs.add_parser("validate", help="check a distilled set or an exported folder", allow_abbrev=False)
-    validate.add_argument("set", type=Path, help=_SET_HELP)
+    validate.add_argument("set", type=Path, help=f"{_SET_HELP}, or an exported folder")
     validate.set_defaults(command=_validate)
 
 

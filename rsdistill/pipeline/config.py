@@ -62,7 +62,12 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class PluginOptions:
-    """A plug-in by name, with its own options."""
+    """A plug-in by name, with its own options.
+
+    Attributes:
+        name: One of ``rsdistill list codecs``.
+        options: Its own options.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
