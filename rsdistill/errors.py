@@ -20,7 +20,16 @@ class RsdistillError(Exception):
 
 
 class OptionError(RsdistillError):
-    """An option is unknown, has the wrong type or a value out of range."""
+    """An option is unknown, has the wrong type or a value out of range.
+
+    Args:
+        message: What is wrong, and what to do.
+        option: Dotted path of the option in a config (``data.size``), by which its line is found; empty for none.
+    """
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class UnknownNameError(OptionError):
@@ -30,11 +39,12 @@ class UnknownNameError(OptionError):
         kind: What was named, such as ``"dataset"``.
         name: The name given.
         known: The names that would be valid.
+        option: As for :class:`OptionError`.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], option: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"unknown {kind} '{name}': {suggestion(name, self.known)}")
+        super().__init__(f"unknown {kind} '{name}': {suggestion(name, self.known)}", option)
 
 
 class DatasetError(RsdistillError):

@@ -128,7 +128,8 @@ def _groups() -> dict[str, Any]:
     from rsdistill.pipeline.config import RunConfig
 
     hints = typing.get_type_hints(RunConfig)
-    candidates = {name: (hint, *typing.get_args(hint)) for name, hint in hints.items()}
+    options = [item.name for item in dataclasses.fields(RunConfig) if item.init]
+    candidates = {name: (hints[name], *typing.get_args(hints[name])) for name in options}
     found = {name: [part for part in parts if dataclasses.is_dataclass(part)] for name, parts in candidates.items()}
     return {name: parts[0] for name, parts in found.items() if parts}
 

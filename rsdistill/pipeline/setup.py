@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from rsdistill.codecs import CODECS, create_codec
 from rsdistill.datasets import DATASETS, SceneData, SplitOptions
 from rsdistill.datasets.loading import check_data_options, load_scenes, resolve_policy
 from rsdistill.distillers import DISTILLERS, Distiller
-from rsdistill.errors import OptionError, PolicyError
+from rsdistill.errors import OptionError, PolicyError, UnknownNameError
 from rsdistill.evaluation import Recipe
 from rsdistill.evaluation.metrics import METRICS, further_metrics
 from rsdistill.export import GeoRef
@@ -26,6 +26,17 @@ from rsdistill.sensitive.policy import Policy
 from rsdistill.sensitive.resolved import ResolvedPolicy
 from rsdistill.sensitive.scrub import find_terms
 from rsdistill.training.trainer import resolve_device
+from rsdistill.utils.options import parse_options
+
+# What names plug-ins in a config, one or a list.
+_NAMED: dict[str, Registry[Any]] = {
+    "data.name": DATASETS,
+    "codec.name": CODECS,
+    "captions.name": CAPTIONERS,
+    "distill.method": DISTILLERS,
+    "evaluation.baselines": DISTILLERS,
+    "export.formats": EXPORT_FORMATS,
+}
 
 
 class Setup:
@@ -50,6 +61,13 @@ class Setup:
     """
 
     def __init__(self, config: RunConfig) -> None:
+        with config.naming_lines():
+            self._build(config)
+
+    def _build(self, config: RunConfig) -> None:
+        for option, registry in _NAMED.items():
+            group, name = option.split(".")
+            _check_names(registry, getattr(getattr(config, group), name), option)
         self._policy = None if config.data.policy is None else Policy.load(config.data.policy)
         self.distiller: Distiller = create(DISTILLERS, config.distill.method, config.distill.options, "distill.options")
         self.config = config = replace(config, codec=replace(config.codec, options=self._codec_options(config)))
@@ -58,14 +76,17 @@ class Setup:
         _ = self.data_options, self.split
         CODECS.parse(config.codec.name, config.codec.options, "codec.options")
         self.georef = GeoRef(config.export.gsd, config.export.epsg, config.export.origin)
-        self.recipe = Recipe.of(config.evaluation.recipe)
-        check_student(self.recipe.student, self.recipe.student_options)
+        recipe = "evaluation.recipe"
+        self.recipe = parse_options(Recipe, config.evaluation.recipe, recipe)
+        _check_names(STUDENTS, self.recipe.student, f"{recipe}.student")
+        check_student(self.recipe.student, self.recipe.student_options, f"{recipe}.student_options")
         self.captioner = create(CAPTIONERS, config.captions.name, config.captions.options, "captions.options")
         needs = self.distiller.requirements
         if needs.writer and not self.captioner.can_write:
             raise OptionError(
                 f"option {needs.writer}: captioner '{config.captions.name}' has no model that writes text; set "
-                "captions.name to vlm, or change that option"
+                "captions.name to vlm, or change that option",
+                needs.writer.split()[0],
             )
         self.baselines: dict[str, Distiller] = {
             name: create(DISTILLERS, name, {}, "") for name in config.evaluation.baselines
@@ -178,8 +199,18 @@ class Setup:
         if size % least:
             raise OptionError(
                 f"option data.size {size}: codec and method need a multiple of {least}; "
-                f"choose {max(least, round(size / least) * least)}"
+                f"choose {max(least, round(size / least) * least)}",
+                "data.size",
             )
+
+
+def _check_names(registry: Registry[Any], given: str | Sequence[str], option: str) -> None:
+    for name in [given] if isinstance(given, str) else given:
+        try:
+            registry.get(name)
+        except UnknownNameError as error:
+            error.option = option
+            raise
 
 
 def create(registry: Any, name: str, options: Mapping[str, Any], where: str) -> Any:

@@ -63,7 +63,7 @@ def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> 
     """
     _require_mapping(values, where)
     hints = typing.get_type_hints(kind, include_extras=True)
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
     _refuse_renamed(values, kind, names, where)
     _refuse_unknown(values, names, where)
     parsed: dict[str, Any] = {}
@@ -72,7 +72,10 @@ def parse_options(kind: type[T], values: Mapping[str, Any], where: str = "") -> 
     try:
         return kind(**parsed)
     except TypeError as error:
-        raise OptionError(f"{where or 'options'}: {_missing(error)}") from error
+        raise OptionError(f"{where or 'options'}: {_missing(error)}", where) from error
+    except OptionError as error:
+        error.option = error.option or where
+        raise
 
 
 def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def parse_arguments(factory: Callable[..., Any], values: Mapping[str, Any], wher
 def plain(value: Any) -> Any:
     """Options as plain JSON types: dataclasses to mappings, tuples to lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -115,23 +118,30 @@ def plain(value: Any) -> Any:
 
 
 def _parse_value(hint: Any, value: Any, where: str) -> Any:
-    candidates = (hint, *typing.get_args(hint))
-    nested: Any = next((h for h in candidates if dataclasses.is_dataclass(h)), None)
+    nested: Any = next((part for part in _union(hint) if dataclasses.is_dataclass(part)), None)
     if nested is not None and isinstance(value, Mapping):
         return parse_options(nested, value, where)
     if nested is not None and isinstance(value, nested):
         return value
+    if nested is not None and (value is not None or type(None) not in _union(hint)):
+        _require_mapping(value, where, nested)
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         inner = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-        raise OptionError(f"option {where}{inner}: {first['msg']} (given: {value!r})") from error
+        raise OptionError(f"option {where}{inner}: {first['msg']} (given: {value!r})", where + inner) from error
 
 
-def _require_mapping(values: Any, where: str) -> None:
-    if not isinstance(values, Mapping):
-        raise OptionError(f"option {where or 'config'} must be a group of options, not {values!r}")
+def _require_mapping(values: Any, where: str, kind: Callable[..., Any] | None = None) -> None:
+    """Refuse what is no group of options; the first option of ``kind`` shows what one looks like."""
+    if isinstance(values, Mapping):
+        return
+    example = ""
+    if kind is not None:
+        first = describe_options(kind)[0]
+        example = f" such as {{{first.name}: {first.default}}}"
+    raise OptionError(f"option {where or 'config'} must be a group of options{example}, not {values!r}", where)
 
 
 def _refuse_renamed(values: Mapping[str, Any], kind: Any, names: list[str], where: str) -> None:
@@ -141,14 +151,15 @@ def _refuse_renamed(values: Mapping[str, Any], kind: Any, names: list[str], wher
             continue
         answer, option = renamed[name], _join(where, name)
         if " " in answer:
-            raise OptionError(f"option {option} was removed: {answer}; leave it out")
-        raise OptionError(f"option {option} is now {answer}; rename it")
+            raise OptionError(f"option {option} was removed: {answer}; leave it out", option)
+        raise OptionError(f"option {option} is now {answer}; rename it", option)
 
 
 def _refuse_unknown(values: Mapping[str, Any], names: list[str], where: str) -> None:
     for name in values:
         if name not in names:
-            raise UnknownNameError(f"option of {where}" if where else "option", str(name), names)
+            kind = f"option of {where}" if where else "option"
+            raise UnknownNameError(kind, str(name), names, _join(where, name))
 
 
 def _missing(error: TypeError) -> str:

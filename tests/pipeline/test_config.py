@@ -5,6 +5,8 @@ from helpers.miniature import CONFIGS
 
 from rsdistill.errors import OptionError
 from rsdistill.pipeline.config import load_config, merge_overrides, parse_config
+from rsdistill.pipeline.setup import Setup
+from rsdistill.utils.options import plain
 
 MINIMAL = {"data": {"name": "synthetic"}}
 
@@ -56,6 +58,68 @@ def test_files_that_are_no_config_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(OptionError, match=message):
         load_config(path)
+
+
+FILE = """\
+data:
+  name: synthetic
+  size: 16
+codec:
+  name: kl
+  options: {patch: 4, block_channels: [64]}
+distill:
+  method: herding
+  ipc: 2
+evaluation:
+  recipe:
+    student_options: {blocks: 3}
+    steps: 4
+trainer: {accelerator: cpu, progress: false}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("ipc: 2", "ipcc: 2", "line 9: unknown option of distill 'ipcc': did you mean 'ipc'"),
+        ("ipc: 2", "ipc: none", "line 9: option distill.ipc: "),
+        ("  name: synthetic", "  scheme: published", "line 1: data: missing"),
+        ("trainer:", "trianer:", "line 14: unknown option 'trianer': did you mean 'trainer'"),
+        ("patch", "pacth", "line 6: unknown option of codec.options 'pacth': did you mean 'patch'"),
+        ("[64]", "[64, x]", r"line 6: option codec.options.block_channels[1]: "),
+        ("name: synthetic", "name: synthetics", "line 2: unknown dataset 'synthetics': did you mean 'synthetic'"),
+        ("size: 16", "size: 18", "line 3: option data.size 18: codec and method need a multiple of 4"),
+        ("name: kl", "name: k", "line 5: unknown codec 'k'"),
+        ("herding", "hreding", "line 8: unknown distiller 'hreding': did you mean 'herding'"),
+        ("    steps: 4", "    stepz: 4", "line 13: unknown option of evaluation.recipe 'stepz'"),
+        ("    steps: 4", "    student: convnets", "line 13: unknown student 'convnets': did you mean 'convnet'"),
+        ("    steps: 4", "    steps: 0", "line 11: option 'steps' of the recipe is 0"),
+        ("blocks", "blocs", "line 12: unknown option of evaluation.recipe.student_options 'blocs'"),
+    ],
+)
+def test_mistakes_in_a_file_name_its_line(tmp_path, before, after, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE.replace(before, after, 1))
+    with pytest.raises(OptionError) as caught:
+        Setup(load_config(path))
+    assert str(caught.value).startswith(f"{path}, {message}")
+
+
+def test_mistakes_of_the_command_line_name_no_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE)
+    for overrides in (["--distill.ipc", "none"], ["--codec.options={patch: x}"], ["--data.name", "synthetics"]):
+        with pytest.raises(OptionError) as caught:
+            Setup(load_config(path, overrides))
+        assert "line" not in str(caught.value)
+
+
+def test_where_a_config_was_read_is_no_option(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(FILE)
+    assert "file" not in plain(load_config(path))
+    with pytest.raises(OptionError, match="unknown option 'file'"):
+        load_config(path, ["--file", "x"])
 
 
 def test_missing_file_is_named(tmp_path):
