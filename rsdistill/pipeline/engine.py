@@ -19,7 +19,7 @@ import yaml
 from rsdistill.datasets import SceneData
 from rsdistill.errors import ArtifactError, StorageError, UnknownNameError, storage_errors
 from rsdistill.pipeline.config import RunConfig
-from rsdistill.utils.io import write_json
+from rsdistill.utils.io import complete_file, write_json
 from rsdistill.utils.options import plain
 from rsdistill.utils.provenance import code_version, digest, library_versions
 
@@ -253,11 +253,8 @@ def write_run_files(config: RunConfig, states: Sequence[StageState]) -> None:
     if not any(state.cached for state in states):
         return
     folder, values = config.folder, plain(config)
-    with storage_errors(folder):
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        partial = folder / ".config.yaml.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / "config.yaml")
+    with complete_file(folder / "config.yaml") as partial:
+        partial.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     stages = {
         state.name: {"folder": state.folder.name, "key": state.key, "seconds": state.seconds, "figures": state.figures}
         for state in states
