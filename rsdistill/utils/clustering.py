@@ -9,10 +9,10 @@ from sklearn.cluster import KMeans
 
 from rsdistill.errors import DatasetError
 
-_ROUNDS = 50
+_RESTARTS, _ROUNDS = 10, 50
 
 
-def find_clusters(features: NDArray[np.float32], count: int, seed: int, restarts: int = 10) -> KMeans:
+def find_clusters(features: NDArray[np.float32], count: int, seed: int) -> KMeans:
     """K-means of features (n, D) into exactly so many clusters, none of them empty.
 
     Raises:
@@ -21,12 +21,10 @@ def find_clusters(features: NDArray[np.float32], count: int, seed: int, restarts
     different = len(np.unique(features, axis=0))
     if different < count:
         raise DatasetError(f"only {different} train chip(s) differ, fewer than ipc={count}; lower distill.ipc")
-    return KMeans(count, n_init=restarts, random_state=seed).fit(features)
+    return KMeans(count, n_init=_RESTARTS, random_state=seed).fit(features)
 
 
-def find_large_clusters(
-    features: NDArray[np.float32], count: int, smallest: int, seed: int, restarts: int = 10
-) -> NDArray[np.int64]:
+def find_large_clusters(features: NDArray[np.float32], count: int, smallest: int, seed: int) -> NDArray[np.int64]:
     """K-means whose clusters have at least ``smallest`` members each.
 
     Lloyd's rounds with a constrained assignment (Bradley, Bennett and Demiriz, Constrained k-means clustering,
@@ -38,7 +36,6 @@ def find_large_clusters(
         count: Clusters wanted; fewer are made where the chips do not suffice for so many.
         smallest: Least members of a cluster.
         seed: Seed of the start.
-        restarts: Restarts of the k-means that gives the first centres.
 
     Returns:
         Cluster of each chip, int64 (n,), numbered from 0 without a gap.
@@ -53,7 +50,7 @@ def find_large_clusters(
         )
     count = min(count, len(features) // smallest)
     start = min(count, len(np.unique(features, axis=0)))
-    centres = KMeans(start, n_init=restarts, random_state=seed).fit(features).cluster_centers_
+    centres = KMeans(start, n_init=_RESTARTS, random_state=seed).fit(features).cluster_centers_
     members = np.full(len(features), -1)
     for _ in range(_ROUNDS):
         before, members = members, _assign(features, centres, smallest)

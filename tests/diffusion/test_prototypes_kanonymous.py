@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsdistill.diffusion.parameterization import lowpass
-from rsdistill.diffusion.prototypes import PrototypeOptions, _of_class, find_prototypes
+from rsdistill.diffusion.prototypes import PrototypeOptions, class_prototypes, find_prototypes
 from rsdistill.errors import DatasetError
 from rsdistill.utils.clustering import _assign, find_large_clusters
 
@@ -27,9 +27,9 @@ def test_no_cluster_is_ever_smaller_than_k(chips, count, smallest, width, seed, 
         features = features.round()
     if chips < smallest:
         with pytest.raises(DatasetError, match="fewer than the"):
-            find_large_clusters(features, count, smallest, 0, restarts=1)
+            find_large_clusters(features, count, smallest, 0)
         return
-    sizes = np.bincount(find_large_clusters(features, count, smallest, 0, restarts=1))
+    sizes = np.bincount(find_large_clusters(features, count, smallest, 0))
     assert sizes.sum() == chips and sizes.min() >= smallest
     assert len(sizes) <= min(count, chips // smallest)
 
@@ -59,7 +59,7 @@ def test_a_kanonymous_prototype_is_the_coarse_mean_of_its_members():
     generator = torch.Generator().manual_seed(0)
     ones = torch.randn(6, 4, 8, 8, generator=generator)
     twos = torch.randn(7, 4, 8, 8, generator=generator) + 5.0
-    found = _of_class(torch.cat([ones, twos]), 3, 2, PrototypeOptions(kind="kanonymous", k=5), 0)
+    found = class_prototypes(torch.cat([ones, twos]), 3, 2, PrototypeOptions(kind="kanonymous", k=5), 0)
     wanted = {6: lowpass(ones, 2).mean(0), 7: lowpass(twos, 2).mean(0)}
     assert sorted(found.n_sources.tolist()) == [6, 7] and found.label.tolist() == [3, 3]
     for latent, size in zip(found.latent, found.n_sources.tolist(), strict=True):
@@ -74,9 +74,9 @@ def test_no_prototype_ever_rests_on_fewer_than_k_chips(chips, ipc, k, seed):
     options = PrototypeOptions(kind="kanonymous", k=k)
     if chips < k:
         with pytest.raises(DatasetError, match="fewer than the"):
-            _of_class(latents, 0, ipc, options, 0)
+            class_prototypes(latents, 0, ipc, options, 0)
         return
-    found = _of_class(latents, 0, ipc, options, 0)
+    found = class_prototypes(latents, 0, ipc, options, 0)
     assert len(found.latent) == ipc
     for latent, size, n_sources, members in zip(
         found.latent, found.cluster_size, found.n_sources, found.members, strict=True
@@ -87,7 +87,7 @@ def test_no_prototype_ever_rests_on_fewer_than_k_chips(chips, ipc, k, seed):
 
 def test_where_chips_are_few_images_share_prototypes():
     latents = torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = _of_class(latents, 0, 5, PrototypeOptions(kind="kanonymous", k=4), 0)
+    found = class_prototypes(latents, 0, 5, PrototypeOptions(kind="kanonymous", k=4), 0)
     assert len(found.latent) == 5 and found.summary()["min_n_sources"] >= 4
     assert torch.equal(found.latent[0], found.latent[2]) and not torch.equal(found.latent[0], found.latent[1])
 
