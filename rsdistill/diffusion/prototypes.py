@@ -18,7 +18,7 @@ from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.parameterization import lowpass
 from rsdistill.errors import ArtifactError, DatasetError
 from rsdistill.training.trainer import derived_seed
-from rsdistill.utils.clustering import find_clusters, find_large_clusters
+from rsdistill.utils.clustering import find_clusters, find_large_clusters, pooled_features
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -151,7 +151,7 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
                 f"or leave the class out with data.classes"
             )
         means = latents.read(members).mean
-        of_class = _of_class(means, int(label), ipc, options, derived_seed(seed, int(label)) % 2**31)
+        of_class = class_prototypes(means, int(label), ipc, options, derived_seed(seed, int(label)) % 2**31)
         chips = latents.chip[members]
         found.append(replace(of_class, members=tuple(chips[of_cluster] for of_cluster in of_class.members)))
     columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in found]) for name in _COLUMNS}
@@ -162,13 +162,22 @@ def find_prototypes(latents: LatentStore, ipc: int, options: PrototypeOptions, s
     )
 
 
-def pooled_features(latents: torch.Tensor, grid_size: int) -> NDArray[np.float32]:
-    """Latents (N, C, h, w) to pooled, flattened, L2-normalised features (N, D)."""
-    pooled = F.adaptive_avg_pool2d(latents, grid_size) if grid_size < latents.shape[-1] else latents
-    return F.normalize(pooled.flatten(1)).numpy()
+def class_prototypes(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
+    """Prototypes of one class.
 
+    Args:
+        means: Posterior means of its chips, (n, C, h, w).
+        label: Its position.
+        ipc: How many to find.
+        options: Kind and features.
+        seed: Seed of k-means.
 
-def _of_class(means: torch.Tensor, label: int, ipc: int, options: PrototypeOptions, seed: int) -> Prototypes:
+    Returns:
+        The prototypes; their members are positions among ``means``.
+
+    Raises:
+        DatasetError: If too few chips differ.
+    """
     try:
         if options.kind == "kanonymous":
             return _shared(means, label, ipc, options, seed)

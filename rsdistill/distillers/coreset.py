@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.classes import class_prompts
-from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, Requirements, check_class_sizes
 from rsdistill.errors import DatasetError
 from rsdistill.training.trainer import derived_seed
-from rsdistill.utils.clustering import find_clusters
+from rsdistill.utils.clustering import find_clusters, pooled_features
 
 # Stream of random numbers of further candidates.
 _REDRAW = 61

@@ -1,8 +1,10 @@
-"""K-means of chips, plain and with a smallest cluster size."""
+"""K-means of chips, plain and with a smallest cluster size, and the features of latents that it compares."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
@@ -10,6 +12,12 @@ from sklearn.cluster import KMeans
 from rsdistill.errors import DatasetError
 
 _RESTARTS, _ROUNDS = 10, 50
+
+
+def pooled_features(latents: torch.Tensor, grid_size: int) -> NDArray[np.float32]:
+    """Latents (N, C, h, w) to pooled, flattened, L2-normalised features (N, D)."""
+    pooled = F.adaptive_avg_pool2d(latents, grid_size) if grid_size < latents.shape[-1] else latents
+    return F.normalize(pooled.flatten(1)).numpy()
 
 
 def find_clusters(features: NDArray[np.float32], count: int, seed: int) -> KMeans:

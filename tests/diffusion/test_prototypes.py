@@ -7,9 +7,15 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from rsdistill.diffusion.prototypes import PrototypeOptions, Prototypes, _of_class, find_prototypes, pooled_features
+from rsdistill.diffusion.prototypes import (
+    PrototypeOptions,
+    Prototypes,
+    class_prototypes,
+    find_prototypes,
+)
 from rsdistill.errors import ArtifactError, DatasetError
 from rsdistill.training.trainer import derived_seed
+from rsdistill.utils.clustering import pooled_features
 
 IPC = 3
 
@@ -56,7 +62,7 @@ def test_singletons_are_counted():
     rest = torch.zeros(9, 4, 2, 2)
     rest[:, 1] = 5.0
     rest += 0.01 * torch.randn(rest.shape, generator=torch.Generator().manual_seed(0))
-    found = _of_class(torch.cat([outlier, rest]), 0, 2, PrototypeOptions("representative"), 0)
+    found = class_prototypes(torch.cat([outlier, rest]), 0, 2, PrototypeOptions("representative"), 0)
     assert sorted(found.cluster_size.tolist()) == [1, 9]
     assert found.summary() == {"smallest_cluster": 1, "singletons": 1, "min_n_sources": 1}
 
@@ -82,7 +88,7 @@ def test_classes_too_small_are_refused(tiny_latents):
         find_prototypes(tiny_latents, smallest + 1, PrototypeOptions("representative"))
     same = torch.ones(5, 4, 2, 2)
     with pytest.raises(DatasetError, match=r"class 7: only 1 train chip\(s\) differ, fewer than ipc=2"):
-        _of_class(same, 7, 2, PrototypeOptions("representative"), 0)
+        class_prototypes(same, 7, 2, PrototypeOptions("representative"), 0)
 
 
 def test_a_table_comes_back_equal(tiny_latents, tmp_path):

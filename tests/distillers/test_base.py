@@ -10,13 +10,13 @@ import torch
 from helpers.method_fixtures import table_of
 
 from rsdistill.captions import class_prompts
-from rsdistill.diffusion.prototypes import pooled_features
 from rsdistill.diffusion.sampling import sample
 from rsdistill.diffusion.teacher import margin
 from rsdistill.distilled import DistilledSet
 from rsdistill.distillers import DISTILLERS, Distiller, create_distiller, list_distillers
 from rsdistill.errors import DatasetError, ModelError, OptionError
 from rsdistill.training.trainer import derived_seed
+from rsdistill.utils.clustering import pooled_features
 from rsdistill.utils.provenance import REAL
 
 SUBSETS = ("random", "herding", "kcenter", "kmeans")
