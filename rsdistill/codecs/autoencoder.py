@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet, check_count
 from rsdistill.codecs.base import Codec, describe_shape
-from rsdistill.codecs.losses import LossOptions, LossTerms, band_weights, reconstruction_loss
+from rsdistill.codecs.losses import LossOptions, LossTerms, reconstruction_loss
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError
 from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions, valid_pixels
@@ -128,20 +128,19 @@ class AutoencoderCodec(Codec):
         self, view: SceneView, sample: NDArray[Any], folder: str | Path | None, trainer: TrainerOptions | None
     ) -> None:
         """Train the network on a view, and set the scale of its latents."""
-        vae, normalisation = self._fitted()
+        vae = self._fitted()[0]
 
         def fetch(positions: torch.Tensor) -> torch.Tensor:
             return self._normalised(view.images(positions.numpy()))
 
-        weights = band_weights(sample, self.bands, normalisation, self.loss)
         batches = StepBatches(fetch, len(view), self.batch, derived_seed(self.seed, 1))
-        fit(self._training(weights), batches, self.steps, folder, trainer, label="codec")
+        fit(self._training(), batches, self.steps, folder, trainer, label="codec")
         vae.eval().requires_grad_(False).to(resolve_device(trainer))
         self._set_scale(torch.from_numpy(sample))
 
-    def _training(self, weights: torch.Tensor) -> CodecTraining:
-        """The module to train, given the weight of each band (B,)."""
-        return CodecTraining(self, weights, self.lr, self.kl_weight)
+    def _training(self) -> CodecTraining:
+        """The module to train."""
+        return CodecTraining(self)
 
     def save_weights(self, folder: Path) -> dict[str, Any]:
         """See :meth:`Codec.save_weights`."""
@@ -202,17 +201,13 @@ class CodecTraining(lightning.LightningModule):
 
     Args:
         codec: A codec whose network is built and whose normalisation is fitted.
-        weights: Weight of each band (B,).
-        lr: Peak learning rate.
-        kl_weight: Weight of the KL term, summed over the latents of a chip.
     """
 
-    def __init__(self, codec: AutoencoderCodec, weights: torch.Tensor, lr: float, kl_weight: float) -> None:
+    def __init__(self, codec: AutoencoderCodec) -> None:
         super().__init__()
         self.vae, self.normalisation = codec._fitted()
         self.bands, self.patch, self.loss = codec.bands, codec.patch, codec.loss
-        self.steps, self.seed = codec.steps, codec.seed
-        self.weights, self.lr, self.kl_weight = weights, lr, kl_weight
+        self.steps, self.seed, self.lr, self.kl_weight = codec.steps, codec.seed, codec.lr, codec.kl_weight
 
     def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
         """Loss of one batch of normalised chips (n, B, H, W), NaN where there is no data."""
@@ -233,7 +228,7 @@ class CodecTraining(lightning.LightningModule):
 
     def compare(self, rebuilt: torch.Tensor, chips: torch.Tensor) -> LossTerms:
         """Reconstruction loss of normalised chips."""
-        return reconstruction_loss(rebuilt, chips, self.normalisation, self.bands, self.weights, self.loss)
+        return reconstruction_loss(rebuilt, chips, self.normalisation, self.bands, self.loss)
 
     def anchor(self, chips: torch.Tensor, latents: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor | float:
         """What else the fit is held to; nothing here.

@@ -157,8 +157,8 @@ class InflatedCodec(AutoencoderCodec):
             vae.decoder.conv_out.requires_grad_(True)
         return vae
 
-    def _training(self, weights: torch.Tensor) -> CodecTraining:
-        return _Training(self, self._load_pretrained(), weights)
+    def _training(self) -> CodecTraining:
+        return _Training(self, self._load_pretrained())
 
     def _set_scale(self, sample: torch.Tensor) -> None:
         """Keep the pretrained scale, which models of its latents expect, unless it is far from unit variance."""
@@ -169,8 +169,8 @@ class InflatedCodec(AutoencoderCodec):
 class _Training(CodecTraining):
     """The shared training, held to the pretrained model's latents and colours."""
 
-    def __init__(self, codec: InflatedCodec, pretrained: AutoencoderKL, weights: torch.Tensor) -> None:
-        super().__init__(codec, weights, codec.lr, codec.kl_weight)
+    def __init__(self, codec: InflatedCodec, pretrained: AutoencoderKL) -> None:
+        super().__init__(codec)
         self.colours, self.hold, self.hold_latents = list(codec.colours), codec.hold, codec.hold_latents
         self.pretrained = pretrained.requires_grad_(False)
 

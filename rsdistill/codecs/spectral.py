@@ -186,8 +186,8 @@ class SpectralCodec(AutoencoderCodec):
         vae.decoder.conv_out = WriteBands(self.layers_, self.bands)
         return vae
 
-    def _training(self, weights: torch.Tensor) -> CodecTraining:
-        return _SpectralTraining(self, weights, self.lr, self.kl_weight)
+    def _training(self) -> CodecTraining:
+        return SpectralTraining(self)
 
     def save_weights(self, folder: Path) -> dict[str, Any]:
         """See :meth:`Codec.save_weights`."""
@@ -233,11 +233,11 @@ class SpectralCodec(AutoencoderCodec):
         return RangeNormalisation(tuple(limits[0].tolist()), tuple(limits[1].tolist()))
 
 
-class _SpectralTraining(CodecTraining):
+class SpectralTraining(CodecTraining):
     """Some steps encode all bands, the others a subset; all bands are to come back."""
 
-    def __init__(self, codec: SpectralCodec, weights: torch.Tensor, lr: float, kl_weight: float) -> None:
-        super().__init__(codec, weights, lr, kl_weight)
+    def __init__(self, codec: SpectralCodec) -> None:
+        super().__init__(codec)
         self.full_share, self.sensors = codec.full_share, _stand_ins(codec.bands)
 
     def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:

@@ -212,16 +212,11 @@ def test_pixels_without_data_pull_neither_the_start_nor_the_fit(tiny_data, quiet
     assert np.isfinite(everything.psnr(view)) and np.isfinite(everything.sam(view))
 
 
-def test_band_weights_by_noise_reach_the_loss(tiny_data, quiet):
-    def weights(kind):
-        codec = create_codec(
-            "kl", tiny_data.bands, block_channels=(8, 8), steps=3, batch=4, lr=1e-2, loss={"band_weights": kind}
-        )
-        return torch.cat([p.flatten() for p in codec.fit(tiny_data, trainer=quiet).autoencoder().parameters()])
-
-    assert not torch.equal(weights("uniform"), weights("noise"))
+def test_options_of_the_loss_that_there_are_not_are_answered():
     with pytest.raises(UnknownNameError, match=r"spectral_angel.*did you mean 'spectral_angle'"):
         create_codec("kl", BGRN, loss={"spectral_angel": 1.0})
+    with pytest.raises(OptionError, match=r"loss\.band_weights was removed"):
+        create_codec("kl", BGRN, loss={"band_weights": "noise"})
 
 
 def test_a_constant_band_is_rebuilt(tiny_data, quiet, monkeypatch):

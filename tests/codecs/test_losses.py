@@ -1,28 +1,24 @@
-"""Losses: the angle is torchmetrics' own, gradients are finite, noise is found, missing pixels count nowhere."""
+"""Losses: the angle is torchmetrics' own, gradients are finite, missing pixels count nowhere."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from torchmetrics.image import SpectralAngleMapper
 
-from rsdistill.bands import Band, BandSet, get_bands
+from rsdistill.bands import BandSet, get_bands
 from rsdistill.codecs.losses import (
     LossOptions,
-    band_weights,
-    noise_levels,
+    mean_error,
     reconstruction_loss,
     spectral_angle,
     to_reflectance,
-    weighted_error,
 )
 from rsdistill.imaging.normalisation import RangeNormalisation
 
 BGRN = get_bands("bgrn")
 UNIT = RangeNormalisation((0.0,) * 4, (10000.0,) * 4)
-ONES = torch.ones(4)
 
 
 @pytest.fixture
@@ -47,7 +43,7 @@ def test_the_angle_ignores_brightness_and_knows_right_angles(pair):
 def test_gradients_are_finite_at_zero_and_at_a_perfect_match(pair, factor):
     for kind in ("l1", "rms"):
         rebuilt = (factor * pair[1]).requires_grad_()
-        terms = reconstruction_loss(rebuilt, pair[1] * factor, UNIT, BGRN, ONES, LossOptions(kind, 0.5))
+        terms = reconstruction_loss(rebuilt, pair[1] * factor, UNIT, BGRN, LossOptions(kind, 0.5))
         terms.total.backward()
         assert torch.isfinite(terms.total) and torch.isfinite(rebuilt.grad).all()
 
@@ -73,11 +69,11 @@ def test_dark_pixels_and_pixels_without_a_band_have_no_angle(pair):
 
 def test_the_loss_adds_error_and_angle_in_reflectance(pair):
     rebuilt, wanted = (image * 2.0 - 1.0 for image in pair)
-    terms = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, ONES, LossOptions("l1", 0.5))
+    terms = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, LossOptions("l1", 0.5))
     assert terms.error.item() == pytest.approx(float((rebuilt - wanted).abs().mean()), rel=1e-5)
     assert float(terms.angle) == pytest.approx(float(spectral_angle(*pair)), rel=1e-4)
     assert float(terms.total) == pytest.approx(float(terms.error + 0.5 * terms.angle))
-    plain = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, ONES, LossOptions("l1", 0.0))
+    plain = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, LossOptions("l1", 0.0))
     assert float(plain.total) == float(plain.error) and float(plain.angle) == 0.0
 
 
@@ -85,10 +81,10 @@ def test_the_loss_adds_error_and_angle_in_reflectance(pair):
 def test_missing_pixels_count_nowhere(pair, kind):
     rebuilt, wanted = (image.clone() for image in pair)
     options = LossOptions(kind, 0.5)
-    clean = reconstruction_loss(rebuilt[:, :, :4], wanted[:, :, :4], UNIT, BGRN, ONES, options)
+    clean = reconstruction_loss(rebuilt[:, :, :4], wanted[:, :, :4], UNIT, BGRN, options)
     wanted[:, :, 4:], rebuilt[:, :, 4:] = torch.nan, 9.0
     rebuilt.requires_grad_()
-    spoilt = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, ONES, options)
+    spoilt = reconstruction_loss(rebuilt, wanted, UNIT, BGRN, options)
     assert spoilt.total.item() == pytest.approx(float(clean.total), rel=1e-5)
     spoilt.total.backward()
     assert torch.all(rebuilt.grad[:, :, 4:] == 0.0) and rebuilt.grad[:, :, :4].abs().max() > 0.0
@@ -98,7 +94,7 @@ def test_rms_is_the_root_of_each_chip(pair):
     rebuilt, wanted = pair
     valid = torch.ones_like(wanted, dtype=torch.bool)
     roots = (rebuilt - wanted).square().mean((1, 2, 3)).sqrt()
-    assert float(weighted_error(rebuilt, wanted, ONES, valid, "rms")) == pytest.approx(float(roots.mean()), rel=1e-5)
+    assert float(mean_error(rebuilt, wanted, valid, "rms")) == pytest.approx(float(roots.mean()), rel=1e-5)
 
 
 def test_reflectance_uses_scale_and_offset():
@@ -106,36 +102,3 @@ def test_reflectance_uses_scale_and_offset():
     shifted = BandSet(BGRN.bands, valid_range=(0.0, 11000.0), scale=1e-4, offset=-0.1)
     assert torch.allclose(to_reflectance(torch.tensor([0.0, 11000.0]), shifted), torch.tensor([0.0, 1.0]))
     assert torch.allclose(to_reflectance(torch.tensor(51.0), get_bands("rgb")), torch.tensor(0.2))
-
-
-def _noisy(levels, dtype, seed=0):
-    generator = np.random.default_rng(seed)
-    ground = gaussian_filter(generator.normal(0, 1, (6, 1, 48, 48)), (0, 0, 6, 6)) * 20000 + 5000
-    noise = generator.normal(0, 1, (6, len(levels), 48, 48)) * np.asarray(levels)[:, None, None]
-    return (ground + noise).clip(1, 65535).astype(dtype)
-
-
-def test_noise_is_found_beneath_smooth_ground_and_gaps():
-    bands = BandSet(tuple(Band(n) for n in "abc"), dtype="uint16", valid_range=(1.0, 65535.0), nodata=0.0)
-    images = _noisy([20.0, 60.0, 150.0], "uint16")
-    assert noise_levels(images, bands) == pytest.approx([20.0, 60.0, 150.0], rel=0.05)
-    images[:, :, 10:30, 10:30] = 0
-    assert noise_levels(images, bands) == pytest.approx([20.0, 60.0, 150.0], rel=0.05)
-
-
-def test_noise_of_constant_and_empty_bands_is_that_of_rounding():
-    images = np.full((2, 2, 8, 8), 90, np.uint16)
-    images[:, 1] = 0
-    bands = BandSet((Band("a"), Band("b")), dtype="uint16", valid_range=(1.0, 255.0), nodata=0.0)
-    assert noise_levels(images, bands) == pytest.approx([12**-0.5] * 2)
-
-
-def test_noisy_bands_count_less_within_bounds():
-    bands = BandSet(tuple(Band(n) for n in "abc"), dtype="float32", valid_range=(0.0, 65535.0))
-    ranges = RangeNormalisation((0.0,) * 3, (10000.0,) * 3)
-    images = _noisy([30.0, 60.0, 5000.0], "float32")
-    weights = band_weights(images, bands, ranges, LossOptions(band_weights="noise"))
-    assert float(weights.mean()) == pytest.approx(1.0)
-    assert float(weights[0] / weights[1]) == pytest.approx(2.0, rel=0.15)
-    assert float(weights[1] / weights[2]) == pytest.approx(4.0, rel=0.01)
-    assert torch.equal(band_weights(images, bands, ranges, LossOptions()), torch.ones(3))

@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 
 from rsdistill.bands import Band, BandSet, get_bands
 from rsdistill.codecs import create_codec, load_codec
-from rsdistill.codecs.spectral import _SpectralTraining
+from rsdistill.codecs.spectral import SpectralTraining
 from rsdistill.datasets import load_dataset
 from rsdistill.errors import ArtifactError, BandError, CodecError, OptionError
 
@@ -204,7 +204,7 @@ def test_weights_are_those_that_were_trained(codec, chips):
 
 
 def test_subsets_are_drawn_as_asked(codec, quiet):
-    training = _SpectralTraining(codec, torch.ones(len(S2)), 1e-3, 0.0)
+    training = SpectralTraining(codec)
     drawn = [training.draw(step) for step in range(400)]
     assert 0.4 < np.mean([d is None for d in drawn]) < 0.6
     assert S2.indices(["B02", "B03", "B04"]) in drawn and S2.indices(FOUR.names) in drawn
