@@ -45,7 +45,7 @@ class DiffusionModel:
         unet: The denoiser.
         scheduler: Noise schedule and prediction type.
         trains: What training changes: ``all`` of UNet and text encoder, the ``unet`` alone, or the ``lora`` alone.
-        unet_label: Label of samples that have their text, for a UNet that takes labels; 0 says nothing.
+        unet_class_label: Label of samples that have their text, for a UNet that takes labels; 0 says nothing.
     """
 
     vae: AutoencoderKL | None
@@ -54,7 +54,7 @@ class DiffusionModel:
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
     trains: Trains = "all"
-    unet_label: int = 0
+    unet_class_label: int = 0
 
     @classmethod
     def from_scratch(
@@ -172,7 +172,7 @@ class DiffusionModel:
         """
         labels = None
         if self.takes_labels:
-            labels = torch.full((len(noisy),), self.unet_label, device=noisy.device)
+            labels = torch.full((len(noisy),), self.unet_class_label, device=noisy.device)
             labels = labels if told is None else labels * told
         output: torch.Tensor = self.unet(noisy, timesteps, text, class_labels=labels).sample
         return output

@@ -27,7 +27,7 @@ from rsdistill.utils.options import plain
 _SCALE_TOLERANCE = 1e-3
 
 
-def load_pretrained(source: Source, codec: Codec, size: int, unet_label: int = 0) -> DiffusionModel:
+def load_pretrained(source: Source, codec: Codec, size: int, unet_class_label: int = 0) -> DiffusionModel:
     """The denoiser and text encoder of a pipeline, with a codec in place of its autoencoder.
 
     Training changes the UNet alone; :func:`rsdistill.diffusion.lora.add_lora` narrows that to low-rank weights.
@@ -36,7 +36,7 @@ def load_pretrained(source: Source, codec: Codec, size: int, unet_label: int = 0
         source: The pipeline.
         codec: Fitted codec whose latents are the pipeline's own: ``pretrained``, or ``inflated`` from its ``vae``.
         size: Side of the chips in pixels.
-        unet_label: Label given to a UNet that takes labels beside the text; 0 says nothing.
+        unet_class_label: Label given to a UNet that takes labels beside the text; 0 says nothing.
 
     Raises:
         ModelError: If the pipeline cannot be read, is of another layout, or does not fit codec or size.
@@ -44,7 +44,7 @@ def load_pretrained(source: Source, codec: Codec, size: int, unet_label: int = 0
     """
     source.check()
     config = source.config("unet")
-    _check_unet(source, config, unet_label)
+    _check_unet(source, config, unet_class_label)
     _check_codec(source, config, codec)
     side = _side(source, config, codec, size)
     unet = source.load("unet", UNet2DConditionModel)
@@ -58,7 +58,13 @@ def load_pretrained(source: Source, codec: Codec, size: int, unet_label: int = 0
         )
     tokenizer = source.load("tokenizer", CLIPTokenizer)
     model = DiffusionModel(
-        codec.autoencoder(), text_encoder, tokenizer, unet, _schedule(source), trains="unet", unet_label=unet_label
+        codec.autoencoder(),
+        text_encoder,
+        tokenizer,
+        unet,
+        _schedule(source),
+        trains="unet",
+        unet_class_label=unet_class_label,
     )
     for part in (unet, text_encoder):
         part.eval().requires_grad_(False)
@@ -87,9 +93,9 @@ def _check_unet(source: Source, config: dict[str, Any], label: int) -> None:
             f"text2earth"
         )
     if label and kind is None and known is None:
-        raise OptionError(f"option unet_label {label}: UNet of {source.where} takes no labels; leave it at 0")
+        raise OptionError(f"option unet_class_label {label}: UNet of {source.where} takes no labels; leave it at 0")
     if known is not None and kind is None and not 0 <= label < known:
-        raise OptionError(f"option unet_label {label}: UNet of {source.where} knows the labels 0 to {known - 1}")
+        raise OptionError(f"option unet_class_label {label}: UNet of {source.where} knows the labels 0 to {known - 1}")
 
 
 def _check_codec(source: Source, config: dict[str, Any], codec: Codec) -> None:
@@ -146,7 +152,7 @@ class ModelPlan:
         preset: A preset's name, the folder of a pipeline in diffusers' format, or its hub id.
         prediction: What the denoiser predicts; None for v from scratch, and for what a pretrained one does.
         lora: Low-rank updates of a pretrained model; None trains its whole UNet.
-        unet_label: Label for a UNet that takes labels.
+        unet_class_label: Label for a UNet that takes labels.
 
     Raises:
         OptionError: If there is no such preset, or the options contradict each other.
@@ -156,12 +162,12 @@ class ModelPlan:
     preset: str = "tiny"
     prediction: Prediction | None = None
     lora: LoraOptions | None = None
-    unet_label: int = 0
+    unet_class_label: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a preset that there is not, and options of pretrained models for one from scratch."""
         pretrained_source(self.preset)
-        given = [name for name, value in (("lora", self.lora), ("unet_label", self.unet_label)) if value]
+        given = [name for name, value in (("lora", self.lora), ("unet_class_label", self.unet_class_label)) if value]
         if self.preset in PRESETS and given:
             raise OptionError(
                 f"option {given[0]} is for pretrained models, but preset '{self.preset}' is trained from scratch; "
@@ -181,7 +187,7 @@ class ModelPlan:
             "preset": self.preset,
             "prediction": self.prediction,
             "lora": plain(self.lora),
-            "unet_label": self.unet_label,
+            "unet_class_label": self.unet_class_label,
         }
 
     def build(
@@ -229,7 +235,7 @@ class ModelPlan:
         """
         folder = Path(folder)
         if self.lora is None:
-            return replace(DiffusionModel.load(folder), unet_label=self.unet_label)
+            return replace(DiffusionModel.load(folder), unet_class_label=self.unet_class_label)
         told = base_of(folder)
         if self.source is None or told is None or told["weights"] != self.source.identity["weights"]:
             made = " ".join(f"{name} {value}" for name, value in (told or {}).items() if name != "weights")
@@ -257,7 +263,7 @@ class ModelPlan:
 
     def _base(self, codec: Codec, size: int) -> DiffusionModel:
         assert self.source is not None
-        model = load_pretrained(self.source, codec, size, self.unet_label)
+        model = load_pretrained(self.source, codec, size, self.unet_class_label)
         if self.prediction not in (None, model.prediction):
             raise OptionError(
                 f"option prediction '{self.prediction}': {self.source.where} was trained to predict "

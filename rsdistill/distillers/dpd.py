@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -64,8 +64,8 @@ class DPD(Distiller):
             Diffusion's layout: its folder in diffusers' format, or its hub id, with ``@revision`` for a fixed one.
         prediction: What the denoiser predicts; None for v from scratch, and for what a pretrained one does.
         lora: Low-rank updates of a pretrained model; None trains its whole UNet.
-        unet_label: Label for a UNet that takes labels beside the text, such as the zoom level of text2earth;
-            0 says nothing.
+        unet_class_label: What diffusers' UNets take as ``class_labels`` beside the text, such as the zoom level of
+            text2earth; 0 says nothing.
         prompt: Template of the class prompts, ``{name}`` stands for the readable class name.
         teacher: Options of the latent teacher.
         training: Options of the denoiser's training.
@@ -80,13 +80,14 @@ class DPD(Distiller):
     """
 
     name = DEFAULT
+    RENAMED: ClassVar[dict[str, str]] = {"unet_label": "unet_class_label"}
 
     def __init__(
         self,
         preset: str = "tiny",
         prediction: Prediction | None = None,
         lora: LoraOptions | None = None,
-        unet_label: Annotated[int, Field(ge=0)] = 0,
+        unet_class_label: Annotated[int, Field(ge=0)] = 0,
         prompt: str = TEMPLATE,
         teacher: TeacherOptions = TeacherOptions(),
         training: DenoisingOptions = DenoisingOptions(),
@@ -99,8 +100,8 @@ class DPD(Distiller):
         soft_labels: SoftLabelOptions = SoftLabelOptions(),
         seed: int = 0,
     ) -> None:
-        self.preset, self.prediction, self.lora, self.unet_label = preset, prediction, lora, unet_label
-        self.plan_, self.prompt = ModelPlan(preset, prediction, lora, unet_label), prompt
+        self.preset, self.prediction, self.lora, self.unet_class_label = preset, prediction, lora, unet_class_label
+        self.plan_, self.prompt = ModelPlan(preset, prediction, lora, unet_class_label), prompt
         self.teacher, self.training, self.prototypes, self.sampling = teacher, training, prototypes, sampling
         self.aggregation, self.candidates, self.seed = aggregation, candidates, seed
         self.selection, self.refinement, self.soft_labels = selection, refinement, soft_labels

@@ -90,7 +90,7 @@ def test_the_noise_schedule_is_the_pipelines_and_never_clips(pipelines, codecs):
 
 
 def test_labels_reach_a_unet_that_wants_them_and_the_empty_text_has_none(pipelines, codecs, monkeypatch):
-    model = load_pretrained(Source.of(str(pipelines["text2earth"])), codecs["text2earth"], 32, unet_label=16)
+    model = load_pretrained(Source.of(str(pipelines["text2earth"])), codecs["text2earth"], 32, unet_class_label=16)
     seen, forward = [], model.unet.forward
 
     def watch(*args, class_labels=None, **others):
@@ -100,12 +100,12 @@ def test_labels_reach_a_unet_that_wants_them_and_the_empty_text_has_none(pipelin
     monkeypatch.setattr(model.unet, "forward", watch)
     drawn = sample(model, PROMPTS[:2], [5, 6], options=UNGUIDED, progress=False)
     assert seen == [[0, 0, 16, 16]] * UNGUIDED.steps
-    assert not torch.allclose(drawn, sample(replace(model, unet_label=0), PROMPTS[:2], [5, 6], options=UNGUIDED))
+    assert not torch.allclose(drawn, sample(replace(model, unet_class_label=0), PROMPTS[:2], [5, 6], options=UNGUIDED))
 
 
 def test_training_gives_labels_where_there_is_text(pipelines, codecs, rgb, tmp_path, quiet, monkeypatch):
     latents = encode(codecs["text2earth"], rgb, tmp_path / "latents.zarr", views=1, progress=False)
-    model = load_pretrained(Source.of(str(pipelines["text2earth"])), codecs["text2earth"], 32, unet_label=12)
+    model = load_pretrained(Source.of(str(pipelines["text2earth"])), codecs["text2earth"], 32, unet_class_label=12)
     seen, predict = [], model.predict
 
     def watch(noisy, timesteps, text, told):
@@ -272,11 +272,11 @@ def test_a_unet_that_wants_more_is_refused(copy, codecs, values, match):
 
 
 def test_labels_and_prediction_must_fit_the_pipeline(pipelines, codecs, copy):
-    with pytest.raises(OptionError, match=r"option unet_label 3: UNet of .* takes no labels"):
-        load_pretrained(Source.of(str(pipelines["sd15"])), codecs["sd15"], 32, unet_label=3)
+    with pytest.raises(OptionError, match=r"option unet_class_label 3: UNet of .* takes no labels"):
+        load_pretrained(Source.of(str(pipelines["sd15"])), codecs["sd15"], 32, unet_class_label=3)
     change(copy / "unet" / "config.json", num_class_embeds=3)
-    with pytest.raises(OptionError, match=r"option unet_label 3: .* knows the labels 0 to 2"):
-        load_pretrained(Source.of(str(copy)), codecs["sd15"], 32, unet_label=3)
+    with pytest.raises(OptionError, match=r"option unet_class_label 3: .* knows the labels 0 to 2"):
+        load_pretrained(Source.of(str(copy)), codecs["sd15"], 32, unet_class_label=3)
     with pytest.raises(OptionError, match=r"option prediction 'v_prediction': .* was trained to predict 'epsilon'"):
         ModelPlan(str(pipelines["sd15"]), "v_prediction").build(codecs["sd15"], PROMPTS, 32, 0)
     change(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
@@ -349,7 +349,9 @@ def test_the_identity_is_of_the_weights_not_of_the_place(pipelines, copy):
 def test_options_of_pretrained_models_are_refused_from_scratch():
     with pytest.raises(OptionError, match="option lora is for pretrained models, but preset 'tiny'"):
         create_distiller("dpd", lora={"rank": 2})
-    with pytest.raises(OptionError, match="option unet_label is for pretrained models"):
+    with pytest.raises(OptionError, match="option unet_class_label is for pretrained models"):
+        create_distiller("dpd", unet_class_label=2)
+    with pytest.raises(OptionError, match="unet_label is now unet_class_label"):
         create_distiller("dpd", unet_label=2)
     assert ModelPlan().options() == {"preset": "tiny", "prediction": "v_prediction"}
 
