@@ -22,7 +22,7 @@ from rsdistill.codecs.store import VIEWS
 from rsdistill.errors import CodecError, OptionError
 from rsdistill.imaging.pixels import dihedral
 
-_MAX_BLOCKS = 40_000
+MAX_BLOCKS = 40_000
 # Value of the constant channels, in units of the components' standard deviations.
 _CONSTANT = 8.0
 # Random part of the weights that the transform leaves free.
@@ -42,8 +42,8 @@ def sample_blocks(chips: torch.Tensor, patch: int) -> torch.Tensor:
         Blocks as channels, (N', D, h, w).
     """
     places = chips.shape[2] * chips.shape[3] // patch**2
-    chips = chips[: max(1, _MAX_BLOCKS // places)]
-    views = min(VIEWS, max(1, _MAX_BLOCKS // (places * len(chips))))
+    chips = chips[: max(1, MAX_BLOCKS // places)]
+    views = min(VIEWS, max(1, MAX_BLOCKS // (places * len(chips))))
     return torch.cat([F.pixel_unshuffle(dihedral(chips, view), patch) for view in range(views)])
 
 
@@ -61,7 +61,7 @@ def fit_klt(blocks: torch.Tensor, components: int, seed: int) -> tuple[NDArray[n
     rows = blocks.permute(0, 2, 3, 1).reshape(-1, blocks.shape[1]).numpy()
     whole = rows[np.isfinite(rows).all(1)]
     rows = whole if len(whole) > components else np.nan_to_num(rows, nan=-1.0)
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:_MAX_BLOCKS]
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:MAX_BLOCKS]
     found = PCA(components, random_state=seed).fit(rows[chosen])
     deviations = np.sqrt(np.maximum(found.explained_variance_, 1e-8))
     return found.mean_.astype(np.float32), found.components_.astype(np.float32), deviations.astype(np.float32)

@@ -214,12 +214,12 @@ class BlockPrior:
         mean, factors = _numpy(self.mean), _numpy(self.factors)
         pixels, count = factors.shape[1:]
         seen = np.tensordot(weights, factors, 1).reshape(-1, count)
-        covariance = seen @ seen.T + np.diag(np.repeat(self.noise + self._doubt(weights), pixels))
+        covariance = seen @ seen.T + np.diag(np.repeat(self.noise + self.interpolation_variance(weights), pixels))
         rows = np.linalg.solve(covariance, seen[:, :latents]).T
         offsets = -rows @ (weights @ mean).ravel()
         return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(offsets.astype(np.float32))
 
-    def _doubt(self, weights: Array) -> Array:
+    def interpolation_variance(self, weights: Array) -> Array:
         """Variance by which a band between bands of the fit may differ from their average, (B,).
 
         The variance lost by averaging: that of a Brownian bridge between the bands, and nothing for

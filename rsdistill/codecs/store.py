@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _CHUNK = 64
-_MAX_IN_MEMORY = 2 * 1024**3
+# Bytes of latents beyond which a reader streams from disk.
+MAX_IN_MEMORY = 2 * 1024**3
 _SPLITS = ("train", "val")
 VIEWS = 8
 
@@ -105,7 +106,7 @@ class LatentStore:
         Small stores are read once into memory; larger ones stream from disk at each call.
         """
         size = 2 * 4 * int(np.prod(self._array("mean").shape[1:])) * len(positions)
-        if size > _MAX_IN_MEMORY:
+        if size > MAX_IN_MEMORY:
             return lambda which: self.read(positions[which.numpy()])
         held = self.read(positions)
         return lambda which: LatentBatch(*(values[which] for values in held))

@@ -29,7 +29,7 @@ from rsdistill.training.callbacks import LOG, Look
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
 # Share of samples that are shown the class prompt in place of a caption, so that both kinds of prompt work.
-_CLASS_PROMPT_SHARE = 0.1
+CLASS_PROMPT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class DenoisingModule(lightning.LightningModule):
         alpha_bar = self.alpha_bar[draw.timestep]
         noisy = self._mix(draw.clean, draw.noise, alpha_bar)
         # Of whatever precision the model computed in, losses are in full.
-        output = self.model.predict(noisy, draw.timestep, self._text(draw.text), draw.told).float()
+        output = self.model.predict(noisy, draw.timestep, self.embed_rows(draw.text), draw.told).float()
         target = training_target(draw.clean, draw.noise, alpha_bar, self.prediction)
         error = F.mse_loss(output, target, reduction="none").mean((1, 2, 3)) * self._snr_weight(alpha_bar)
         return error, predicted_x0(output, noisy, alpha_bar, self.prediction)
@@ -251,7 +251,7 @@ class DenoisingModule(lightning.LightningModule):
         clean = batch.mean + torch.exp(0.5 * batch.logvar) * posterior
         timestep = torch.randint(len(self.alpha_bar), (count,), generator=generator).to(batch.label)
         empty = torch.rand(count, generator=generator).to(batch.mean) < self.options.prompt_dropout
-        return Draw(clean, noise, timestep, self._rows(batch, empty, generator), ~empty, batch.label)
+        return Draw(clean, noise, timestep, self.text_rows(batch, empty, generator), ~empty, batch.label)
 
     def _note(self, figures: dict[str, Any], last: bool) -> None:
         """Log the sums of a step's parts after its last one."""
@@ -341,17 +341,23 @@ class DenoisingModule(lightning.LightningModule):
         decay = torch.clamp(torch.as_tensor((1.0 + count) / (10.0 + count)), max=self.options.ema_decay)
         return torch.lerp(new, held, decay.to(held))
 
-    def _rows(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Row of each sample's text: of the class prompts, the empty prompt and the captions, in this order."""
+    def text_rows(self, batch: LatentBatch, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Row of each sample's text, int64 (n,), of the class prompts, the empty prompt and the captions.
+
+        Args:
+            batch: Latents of n samples.
+            empty: Which of them are shown the empty prompt, bool (n,).
+            generator: Draws captions.
+        """
         which = torch.where(empty, len(self.tokens) - 1, batch.label)
         if self.captions is None:
             return which
         rows = len(self.tokens) + self.captions.draw(batch.chip, generator)
-        described = torch.rand(len(empty), generator=generator).to(batch.mean) >= _CLASS_PROMPT_SHARE
+        described = torch.rand(len(empty), generator=generator).to(batch.mean) >= CLASS_PROMPT_SHARE
         return torch.where(described & ~empty, rows, which)
 
-    def _text(self, which: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the texts of these rows; every distinct text passes the encoder once."""
+    def embed_rows(self, which: torch.Tensor) -> torch.Tensor:
+        """Rows (n,) to text embeddings (n, tokens, width); every distinct text passes the encoder once."""
         if self.captions is None:
             return self._embedded(self.tokens, which)
         distinct, which = torch.unique(which, return_inverse=True)

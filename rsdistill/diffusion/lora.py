@@ -55,7 +55,7 @@ def add_lora(model: DiffusionModel, options: LoraOptions, seed: int) -> Diffusio
         ModelError: If the text encoder is to get updates and transformers asks for a newer peft than is installed.
     """
     if options.text_encoder:
-        _check_peft()
+        check_peft()
     for target in options.targets:
         _check_target(model.unet, target)
     with torch.random.fork_rng():
@@ -129,8 +129,12 @@ def _config(options: LoraOptions, targets: Sequence[str]) -> Any:
     )
 
 
-def _check_peft() -> None:
-    """Refuse a peft that transformers would refuse, which adds LoRA to the text encoder; diffusers has its own way."""
+def check_peft() -> None:
+    """Refuse a peft that transformers would refuse, which adds LoRA to the text encoder; diffusers has its own way.
+
+    Raises:
+        ModelError: If transformers asks for a newer peft than is installed.
+    """
     from transformers.integrations import peft as integration
 
     least = getattr(integration, "MIN_PEFT_VERSION", None)

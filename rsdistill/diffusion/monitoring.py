@@ -102,6 +102,9 @@ class Validation:
         draws: Noisy latents that the figures are means of.
         most: Noisy latents that pass the model at a time.
         consistency: The consistency loss of the training.
+
+    Attributes:
+        draw: The noisy latents.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class Validation:
         # In random order, so that timesteps and classes have nothing to do with each other.
         batch = latents.read(np.resize(held[torch.randperm(len(held), generator=generator).numpy()], count))
         posterior, noise = torch.randn((2, *batch.mean.shape), generator=generator)
-        self._draw = Draw(
+        self.draw = Draw(
             clean=batch.mean + torch.exp(0.5 * batch.logvar) * posterior,
             noise=noise,
             timestep=((torch.arange(count) + 0.5) * steps / count).long(),
@@ -125,7 +128,7 @@ class Validation:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Figures after so many steps."""
-        draw = self._draw.to(self._module.device)
+        draw = self.draw.to(self._module.device)
         error, estimate = self._denoised(draw, averaged=False)
         figures = {"val_denoising": float(error.mean())}
         if self._module.averages:

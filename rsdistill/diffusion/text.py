@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _SUFFIX = "</w>"
 _VOCABULARY = 2048
-_CAPTION_VOCABULARY = 8192
+CAPTION_VOCABULARY = 8192
 
 
 def build_tokenizer(prompts: Iterable[str], max_tokens: int, captions: Iterable[str] = ()) -> CLIPTokenizer:
@@ -88,7 +88,7 @@ def _extended(merges: list[tuple[str, str]], words: Iterable[str]) -> list[tuple
             for symbol in rest:
                 ranks[built, symbol] = len(ranks)
                 built += symbol
-        if len(ranks) >= _CAPTION_VOCABULARY:
+        if len(ranks) >= CAPTION_VOCABULARY:
             break
     return list(ranks)
 

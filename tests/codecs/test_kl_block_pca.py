@@ -52,7 +52,7 @@ def test_views_are_added_up_to_a_bound(monkeypatch):
     chips = _chips(6, 1.0, side=8)
     assert torch.equal(sample_blocks(chips, 4)[:6], F.pixel_unshuffle(chips, 4))
     assert len(sample_blocks(chips, 4)) == 48
-    monkeypatch.setattr(klt, "_MAX_BLOCKS", 50)
+    monkeypatch.setattr(klt, "MAX_BLOCKS", 50)
     assert len(sample_blocks(chips, 4)) == 12
-    monkeypatch.setattr(klt, "_MAX_BLOCKS", 12)
+    monkeypatch.setattr(klt, "MAX_BLOCKS", 12)
     assert torch.equal(sample_blocks(chips, 4), F.pixel_unshuffle(chips[:3], 4))

@@ -101,8 +101,8 @@ def test_missing_bands_give_the_regression_of_the_latents(blocks):
 
 def test_a_band_that_is_guessed_counts_less(blocks):
     prior = BlockPrior.fit(blocks, 3, 0)
-    assert prior._doubt(np.eye(3)) == pytest.approx([0.0] * 3, abs=1e-5)
-    assert prior._doubt(np.array([[0.5, 0.5, 0.0]]))[0] > 0.05
+    assert prior.interpolation_variance(np.eye(3)) == pytest.approx([0.0] * 3, abs=1e-5)
+    assert prior.interpolation_variance(np.array([[0.5, 0.5, 0.0]]))[0] > 0.05
 
 
 def test_blocks_without_data_do_not_count(blocks):

@@ -57,7 +57,7 @@ def test_captions_leave_the_spelling_of_prompts_alone(prompts):
 
 
 def test_where_there_are_too_many_words_the_common_ones_are_tokens(monkeypatch):
-    monkeypatch.setattr("rsdistill.diffusion.text._CAPTION_VOCABULARY", 4)
+    monkeypatch.setattr("rsdistill.diffusion.text.CAPTION_VOCABULARY", 4)
     tokenizer = build_tokenizer([], 32, ["zebra aardvark zebra"])
     assert len(tokenizer("zebra").input_ids) == 3 < len(tokenizer("aardvark").input_ids)
 
@@ -94,10 +94,10 @@ def test_text_is_the_drawn_caption_the_class_prompt_or_nothing(
     empty = torch.tensor([False, True, False, False])
 
     def text(share):
-        monkeypatch.setattr(denoising, "_CLASS_PROMPT_SHARE", share)
+        monkeypatch.setattr(denoising, "CLASS_PROMPT_SHARE", share)
         table = CaptionTable(model, single, len(single))
         module = DenoisingModule(model, model.tokenize([*prompts, ""]), OPTIONS, None, 0, table).eval()
-        return module._text(module._rows(batch, empty, torch.Generator().manual_seed(0)))
+        return module.embed_rows(module.text_rows(batch, empty, torch.Generator().manual_seed(0)))
 
     own = [single[int(chip)] for chip in batch.chip]
     for share, said in ((0.0, own), (1.0, [prompts[label] for label in batch.label])):

@@ -85,7 +85,7 @@ def test_the_consistency_loss_needs_a_teacher(build, prompts, tiny_latents, quie
 
 def test_text_dropout_empties_prompts(build, prompts, tiny_latents):
     module, batch = module_of(build(), prompts, OPTIONS), tiny_latents.read(tiny_latents.positions("train")[[0, 9]])
-    empty = module._text(module._rows(batch, torch.tensor([True, False]), torch.Generator()))
+    empty = module.embed_rows(module.text_rows(batch, torch.tensor([True, False]), torch.Generator()))
     wanted = module.trained["text_encoder"](module.tokens).last_hidden_state
     assert torch.equal(empty[0], wanted[-1]) and torch.equal(empty[1], wanted[batch.label[1]])
 
@@ -93,9 +93,17 @@ def test_text_dropout_empties_prompts(build, prompts, tiny_latents):
 def test_the_average_follows_the_weights(build, prompts):
     module = module_of(build(), prompts, replace(OPTIONS, ema_decay=0.9))
     assert isinstance(module.average, AveragedModel)
-    held, new = torch.zeros(1), torch.ones(1)
-    rise = [float(module._average(held, new, torch.tensor(count))) for count in (0, 10, 10_000)]
-    assert rise == pytest.approx([0.9, 1 - 11 / 20, 0.1], abs=1e-6)
+    ones = torch.nn.ParameterList(torch.ones_like(parameter) for parameter in module.learned)
+
+    def moved(count):
+        """What an average of zeros holds after so many steps and one more, whose weights are ones."""
+        module.average.n_averaged.fill_(count)
+        for held in module.average.module:
+            held.zero_()
+        module.average.update_parameters(ones)
+        return float(module.average.module[0].mean())
+
+    assert [moved(count) for count in (1, 10, 10_000)] == pytest.approx([1 - 2 / 11, 1 - 11 / 20, 0.1], abs=1e-6)
     assert module_of(build(), prompts, replace(OPTIONS, ema_decay=0.0)).average is None
 
 

@@ -15,7 +15,7 @@ from rsdistill.codecs import create_codec, encode
 from rsdistill.datasets import load_dataset
 from rsdistill.diffusion.denoising import DenoisingModule, train_denoiser
 from rsdistill.diffusion.guidance import GuidanceOptions
-from rsdistill.diffusion.lora import WEIGHTS, LoraOptions, _check_peft
+from rsdistill.diffusion.lora import WEIGHTS, LoraOptions, check_peft
 from rsdistill.diffusion.model_factory import BASE, ModelPlan
 from rsdistill.diffusion.sampling import SamplingOptions, sample
 from rsdistill.distillers import create_distiller
@@ -212,7 +212,7 @@ def test_dpd_with_lora_distils_and_its_stages_come_back(benches, quiet, tmp_path
     options = {
         "preset": str(bench.folder),
         "lora": {"rank": 2},
-        "unet_label": 16,
+        "unet_class_label": 16,
         "teacher": {"width": 8, "blocks": 1, "steps": 2},
         "training": {"steps": 2, "batch": 4},
         "prototypes": {"kind": "representative"},
@@ -244,4 +244,4 @@ def test_a_peft_too_old_for_transformers_is_told_before_lora_is_added(benches, m
     # diffusers adds it to the UNet without transformers.
     benches["sd15"].build()
     monkeypatch.delattr("transformers.integrations.peft.MIN_PEFT_VERSION")
-    _check_peft()
+    check_peft()

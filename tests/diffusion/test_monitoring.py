@@ -141,7 +141,7 @@ def test_validation_is_the_loss_of_the_weights_it_names(module, tiny_latents):
     assert moved["val_denoising"] != before["val_denoising"]
     assert moved["val_denoising_averaged"] == before["val_denoising_averaged"]
     assert all(torch.equal(p, 1.5 * h) for p, h in zip(module.learned, held, strict=True))
-    draw = validation._draw
+    draw = validation.draw
     with torch.no_grad():
         wanted = float(module.denoise(draw)[0].mean())
     assert moved["val_denoising"] == pytest.approx(wanted, rel=1e-5)
@@ -151,7 +151,7 @@ def test_validation_is_the_loss_of_the_weights_it_names(module, tiny_latents):
 def test_validation_spreads_over_latents_and_noise(module, tiny_latents, monkeypatch):
     module.options = replace(WATCHED, watch=WatchOptions(draws=8), consistency=ConsistencyOptions(0.5))
     validation = validation_of(module, tiny_latents)
-    draw = validation._draw
+    draw = validation.draw
     assert draw.timestep.tolist() == [62, 187, 312, 437, 562, 687, 812, 937]
     held = tiny_latents.positions("val")
     assert len(held) == 3 and sorted(set(draw.label.tolist())) == sorted(tiny_latents.label[held].tolist())
