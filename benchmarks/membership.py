@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of the chips; that of the sets")
     parser.add_argument("--steps", type=int, default=300, help="steps of a student of a set")
     parser.add_argument("--full-steps", type=int, default=400, help="steps of a student of all real chips")
-    parser.add_argument("--shadows", type=int, default=8)
+    parser.add_argument("--shadow-sets", type=int, default=8)
     parser.add_argument("--targets", type=int, default=2)
     args = parser.parse_args()
     data = load_dataset(args.data, args.root, scheme="published", val=0.1, size=args.size)
@@ -63,7 +63,7 @@ def main() -> None:
     if args.full:
         attacked["full"] = None
     recipe = {"steps": args.steps, "full_steps": args.full_steps}
-    options = {"shadows": args.shadows, "targets": args.targets}
+    options = {"shadow_sets": args.shadow_sets, "targets": args.targets}
     print("| training set | IPC | members are chips of | variant | TPR at 1 % FPR, % | TPR at 0.1 % FPR, % |", end="")
     print(" AUC | members / others |\n|---|---|---|---|---|---|---|---|", flush=True)
     begun = time.process_time()
@@ -72,7 +72,7 @@ def main() -> None:
         print(row(name, "the train view", found, found.in_view), flush=True)
         if found.in_set is not None:
             print(row(name, "the set itself", found, found.in_set), flush=True)
-    print(f"\n{args.shadows} shadows, {args.targets} targets; {time.process_time() - begun:.0f} s of processor time.")
+    print(f"\n{args.shadow_sets} shadows, {args.targets} targets; {time.process_time() - begun:.0f} s of processor.")
     print("As many members as others of each class; 95 % intervals in brackets; chance gives the FPR itself and 0.5.")
 
 

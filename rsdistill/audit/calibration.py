@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rsdistill.audit.features import FeatureKind
+from rsdistill.audit.membership import MembershipOptions
 from rsdistill.audit.similarity_tests import FloatArray, Measured
 from rsdistill.errors import OptionError
 
@@ -33,7 +34,7 @@ class AuditOptions:
         protected: Protected classes may be flagged so many times as often.
         calibration: Held-out chips that the thresholds are set by, at most; spread over the classes.
         features: ``imagenet``, ``descriptors``, or ``auto`` for the first where it is at hand.
-        membership: Shadow students of the membership attack, which trains as many and more; None leaves it out.
+        membership: The membership attack, which trains many students; None leaves it out.
 
     Raises:
         OptionError: If ``block`` is above ``review``, or a value is out of range.
@@ -44,7 +45,7 @@ class AuditOptions:
     protected: Annotated[float, Field(ge=1, le=20)] = 5.0
     calibration: Annotated[int, Field(ge=20)] = 600
     features: FeatureKind = "auto"
-    membership: Annotated[int, Field(ge=4)] | None = None
+    membership: MembershipOptions | None = None
 
     def __post_init__(self) -> None:
         """Refuse shares in the wrong order; ranges are checked where options are parsed."""

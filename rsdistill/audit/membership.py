@@ -28,7 +28,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -66,13 +66,16 @@ class MembershipOptions:
     """How strong the attack is.
 
     Attributes:
-        shadows: Shadow students; more of them know better how easy each chip is.
+        shadow_sets: Random sets of real chips; a shadow student is trained on each, and more of them know better
+            how easy each chip is.
         targets: Students trained on the set under attack, whose evidence is added up.
         views: Symmetries of the square that each chip is asked in: 1, 2, 4 or 8.
         seed: Seed of the chips chosen and of the students.
     """
 
-    shadows: Annotated[int, Field(ge=4)] = 8
+    RENAMED: ClassVar = {"shadows": "shadow_sets"}
+
+    shadow_sets: Annotated[int, Field(ge=4)] = 8
     targets: Annotated[int, Field(ge=1)] = 2
     views: Literal[1, 2, 4, 8] = 2
     seed: int = 0
@@ -137,7 +140,7 @@ def membership(
         ipc=None if tiles is None else tiles.ipc,
         track=attack.track,
         variant=attack.variant,
-        shadows=options.shadows,
+        shadows=options.shadow_sets,
         targets=options.targets,
         in_view=Attack(scores[pool.member], scores[~pool.member]),
         in_set=None if held is None else Attack(scores[held], scores[~pool.member]),
@@ -302,8 +305,8 @@ class _Work:
     def answers(self, attack: _Kind) -> tuple[FloatArray, FloatArray, Mask]:
         """Confidences of the targets (t, 2m) and shadows (s, 2m), and which chips each shadow was trained on."""
         options = self._options
-        inside = self._pool.draws(attack.counts, options.shadows, options.seed)
-        total = options.shadows + options.targets
+        inside = self._pool.draws(attack.counts, options.shadow_sets, options.seed)
+        total = options.shadow_sets + options.targets
         shadows, targets = [], []
         with tqdm(total=total, desc=f"membership {attack.method}", disable=not self._trainer.progress) as bar:
             for number, chosen in enumerate(inside):

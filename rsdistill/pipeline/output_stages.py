@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rsdistill.audit import Auditor, AuditReport, apply
+from rsdistill.audit.membership import membership
 from rsdistill.datasets import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import storage_errors
@@ -314,12 +315,8 @@ def _with_membership(
     report: AuditReport, tiles: DistilledSet, data: SceneData, config: RunConfig, checkpoint: Path | None
 ) -> AuditReport:
     """The report with the figures of the membership attack, where one is asked for."""
-    shadows = config.audit.membership
-    if shadows is None:
+    options = config.audit.membership
+    if options is None:
         return report
-    from rsdistill.audit.membership import membership
-
-    options = {"shadows": shadows}
-    return report.with_membership(
-        membership(tiles, data, config.evaluation.recipe, options, checkpoint, config.trainer)
-    )
+    found = membership(tiles, data, config.evaluation.recipe, options, checkpoint, config.trainer)
+    return report.with_membership(found)

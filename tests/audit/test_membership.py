@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from rsdistill.audit import membership as module
 from rsdistill.audit.attack import Attack, MembershipResult
+from rsdistill.audit.calibration import AuditOptions
 from rsdistill.audit.membership import MembershipOptions, confidences, membership
 from rsdistill.bands import get_bands
 from rsdistill.datasets.base import SceneData, SceneView
@@ -22,12 +23,13 @@ from rsdistill.datasets.real_chips import Chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import ArtifactError, AuditError, BandError, OptionError, UnknownNameError
 from rsdistill.training.trainer import TrainerOptions
+from rsdistill.utils.options import parse_options
 from rsdistill.utils.provenance import REAL
 
 QUIET = TrainerOptions(accelerator="cpu", progress=False)
 RECIPE = {"steps": 40, "batch": 32, "size": 8, "student_options": {"blocks": 1, "width": 16}, "lr": 1e-2}
 OVERFIT = {**RECIPE, "augment": False}
-OPTIONS = {"shadows": 4, "targets": 2, "views": 1}
+OPTIONS = {"shadow_sets": 4, "targets": 2, "views": 1}
 
 
 def real_tiles(view, count=20):
@@ -238,6 +240,16 @@ def test_scores_without_figures_are_refused(wrong):
         Attack(np.zeros(2), np.zeros(2)).tpr(1.5)
 
 
+def test_a_config_names_the_attack_as_a_group_of_options():
+    asked = parse_options(AuditOptions, {"membership": {"shadow_sets": 4, "views": 1}}, "audit")
+    assert asked.membership == MembershipOptions(4, views=1)
+    assert parse_options(AuditOptions, {}, "audit").membership is None
+    with pytest.raises(OptionError, match=r"audit\.membership .* such as \{shadow_sets: 8\}, not 12"):
+        parse_options(AuditOptions, {"membership": 12}, "audit")
+    with pytest.raises(OptionError, match=r"audit\.membership\.shadows is now shadow_sets"):
+        parse_options(AuditOptions, {"membership": {"shadows": 12}}, "audit")
+
+
 def test_what_cannot_be_attacked_is_refused_before_any_training(data, monkeypatch):
     monkeypatch.setattr(module, "train_student", lambda *a, **k: pytest.fail("trained"))
     tiles = real_tiles(data.train)
@@ -245,10 +257,10 @@ def test_what_cannot_be_attacked_is_refused_before_any_training(data, monkeypatc
         membership(tiles.subset(np.zeros(20, bool)), data)
     with pytest.raises(AuditError, match="membership needs twice as many"):
         membership(tiles_of(noise(90), np.arange(90) % 2), data, RECIPE)
-    with pytest.raises(UnknownNameError, match="did you mean 'shadows'"):
-        membership(tiles, data, RECIPE, {"shadow": 4})
-    with pytest.raises(OptionError, match=r"membership\.shadows"):
-        membership(tiles, data, RECIPE, MembershipOptions(shadows=2))
+    with pytest.raises(UnknownNameError, match="did you mean 'shadow_sets'"):
+        membership(tiles, data, RECIPE, {"shadow_set": 4})
+    with pytest.raises(OptionError, match=r"membership\.shadow_sets"):
+        membership(tiles, data, RECIPE, MembershipOptions(shadow_sets=2))
     with pytest.raises(UnknownNameError, match="did you mean 'convnet'"):
         membership(tiles, data, {"student": "convet"})
     with pytest.raises(BandError):

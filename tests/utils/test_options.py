@@ -70,7 +70,7 @@ def test_unknown_keys_name_the_nearest_at_every_depth(values, message):
         ({"name": "a", "middle": {"inner": {"scale": -1}}}, r"option middle\.inner\.scale: .*given: -1"),
         ({"name": "a", "middle": {"inner": {"kind": "mode"}}}, r"option middle\.inner\.kind: .*'mean' or 'median'"),
         ({"name": "a", "middle": {"limits": [0, "x"]}}, r"option middle\.limits\[1\]: "),
-        ({"name": "a", "middle": {"inner": 3}}, r"option middle\.inner: "),
+        ({"name": "a", "middle": {"inner": 3}}, r"option middle\.inner must be a group of options such as"),
         ({}, r"options: missing .*'name'"),
     ],
 )
