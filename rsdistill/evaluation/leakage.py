@@ -4,8 +4,8 @@ Two figures, both in small pixels that are normalised by band, both blind to fli
 (the distance of two images is the smallest over the eight symmetries of the square):
 
 - the *held-out null*: without leakage a distilled image is as near to chips that were held out as to
-  those that were learnt from, so among equally many of both its nearest neighbour is a training chip
-  half of the time;
+  those that were learnt from, so its nearest neighbour is a training chip half of the time, once the
+  rate is corrected for unequal numbers of both;
 - the *copy ratio*: a copy is far nearer to one training chip than to the others around it.
 
 Either can show leakage; neither can prove that there is none.

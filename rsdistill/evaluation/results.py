@@ -168,8 +168,8 @@ class EvaluationReport:
         notes = (
             f"{self.dataset}: {self.test_chips} test chips, final step, mean ± standard deviation over n students "
             f"(sets x training seeds).",
-            "Train neighbour: how often the nearest real chip is a train chip, at equal numbers of train and held-out; "
-            "50 % without leakage.",
+            "Train neighbour: how often the nearest of all real chips of the class is a train chip, corrected by its "
+            "odds for unequal numbers of train and held-out chips; 50 % without leakage.",
             "Copies: copy ratio under 1/3. Audits can show leakage but cannot prove its absence.",
         )
         return "\n".join([*(line.rstrip() for line in padded), *notes])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
@@ -22,13 +21,7 @@ from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.evaluation.spectral import AGREEMENT_CHIPS
 from rsdistill.imaging.composites import COMPOSITES
 from rsdistill.imaging.spectral_indices import SpectralIndex, available, get_index
-from rsdistill.report.figures import (
-    accuracy_against_leakage,
-    contact_sheet,
-    nearest_sheet,
-    shared_limits,
-    training_curves,
-)
+from rsdistill.report.figures import accuracy_against_leakage, contact_sheet, shared_limits, training_curves
 from rsdistill.report.spectra import class_spectra, index_histograms, over_wavelength, spectral_agreement
 from rsdistill.training.callbacks import Curve
 from rsdistill.utils.io import complete_file
@@ -119,7 +112,6 @@ def write_report(
     tiles: DistilledSet,
     evaluation: EvaluationReport | None,
     stages: Sequence[Mapping[str, Any]],
-    nearest: Sequence[int] | NDArray[np.int64] | None = None,
     show_real: bool = True,
     columns: int = 5,
     training: Mapping[str, Mapping[str, Curve]] | None = None,
@@ -134,8 +126,6 @@ def write_report(
         tiles: The distilled set.
         evaluation: Accuracies and leakage; None if they were not measured.
         stages: ``{"name": str, "seconds": float, "figures": {name: value}}`` of each stage, in order.
-        nearest: Position in ``data.train`` of the chip nearest to each sample, (sample,); None leaves
-            the pairs out.
         show_real: Whether real chips may be seen; False leaves out all pictures with real pixels, those
             of the set itself if it was selected from real chips.
         columns: Pictures of each class and kind on the contact sheets.
@@ -146,7 +136,7 @@ def write_report(
 
     Raises:
         StorageError: If the file cannot be written.
-        OptionError: If ``columns`` or ``nearest`` does not fit.
+        OptionError: If there is no column.
         BandError: If set and dataset differ in bands.
         UnknownNameError: If the set has a class that the dataset lacks.
     """
@@ -168,7 +158,6 @@ def write_report(
         comparison=_comparison(evaluation),
         sheets=list(_sheets(data, tiles, columns, show_real)) if visible else [],
         prompts=_prompts(tiles) if "captions" in tiles.manifest else [],
-        pairs=_pairs(data, tiles, nearest) if nearest is not None and show_real else None,
         spectra=list(_spectra(data, tiles)),
         agreement=list(_agreement(data, tiles)),
         index=_page_index(data),
@@ -321,10 +310,6 @@ def _histograms(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
         for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
             alt = f"Distribution of {index.title} in original and distilled images, one small plot a class: "
             yield Picture.of(index_histograms(data, tiles, index.name, keys), f"{alt}{_named(keys)}.")
-
-
-def _pairs(data: SceneData, tiles: DistilledSet, nearest: Sequence[int] | NDArray[np.int64]) -> Picture:
-    return Picture.of(nearest_sheet(data, tiles, nearest), "Distilled images beside the training chip nearest to each.")
 
 
 def _prompts(tiles: DistilledSet) -> list[tuple[str, list[str]]]:

@@ -117,6 +117,10 @@ def test_pairs_show_each_tile_above_its_nearest_chip(data, tiles):
     limits = stretch_limits(data.train.images(), data.bands)
     chip = to_rgb(data.train.images(np.array([3])), data.bands, limits=limits)[0]
     np.testing.assert_array_equal(shown[CELL + GAP :, :CELL], enlarged(chip))
+    with pytest.raises(OptionError, match="one position each"):
+        nearest_sheet(data, tiles, [0])
+    with pytest.raises(OptionError, match="positions from 0 to 23"):
+        nearest_sheet(data, tiles, [0, 1, 8, 9, 16, 24])
 
 
 def test_spectra_are_the_means_over_wavelength(data, tiles):

@@ -178,16 +178,6 @@ def test_selected_set_is_hidden_with_the_real_chips(write, data):
     assert "No picture of the set is shown" in hidden.text
 
 
-def test_nearest_chips_only_where_real_ones_may_be_seen(write):
-    nearest = [0, 1, 8, 9, 16, 17]
-    assert "Nearest training chips" in write(nearest=nearest).text
-    assert "Nearest training chips" not in write(nearest=nearest, show_real=False).text
-    with pytest.raises(OptionError, match="one position each"):
-        write(nearest=[0])
-    with pytest.raises(OptionError, match="positions from 0 to 23"):
-        write(nearest=[0, 1, 8, 9, 16, 24])
-
-
 def test_without_evaluation_and_stages(write):
     text = write(evaluation=None, stages=[]).text
     assert "Neither was measured" in text
