@@ -7,163 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from rsdistill.errors import OptionError
+from rsdistill.utils.io import YamlKind, read_yaml
+
 Key = tuple[str, ...]
 
-# Words that scene captions use for one thing, the first of each line standing for the others.
-_SYNONYMS = """
-airplane aeroplane aircraft plane jet
-boat ship vessel yacht
-car automobile vehicle
-forest woodland wood
-grass lawn turf
-house home dwelling
-ocean sea
-pool swimming-pool
-road street lane
-rock boulder
-soil dirt earth
-bare barren
-dense densely crowded packed
-dry arid parched
-grey gray
-large big huge
-narrow thin
-rectangular oblong
-round circular
-small little tiny
-sparse sparsely scattered
-wide broad
-"""
-_FIRST_SYNONYM = {word: line.split()[0] for line in _SYNONYMS.strip().splitlines() for word in line.split()}
-
-# Words about the picture, verbs that place things, and words that count them: they describe no land.
-_EMPTY_WORDS = frozenset(
-    [
-        "aerial",
-        "area",
-        "background",
-        "caption",
-        "centre",
-        "center",
-        "close",
-        "contain",
-        "contains",
-        "containing",
-        "consist",
-        "consists",
-        "contour",
-        "corner",
-        "cover",
-        "covered",
-        "covering",
-        "covers",
-        "cross",
-        "crosses",
-        "crossing",
-        "different",
-        "distance",
-        "edge",
-        "exist",
-        "feature",
-        "features",
-        "flow",
-        "flowing",
-        "flows",
-        "foreground",
-        "frame",
-        "image",
-        "imagery",
-        "left",
-        "lie",
-        "lies",
-        "line",
-        "lined",
-        "lines",
-        "locate",
-        "located",
-        "location",
-        "look",
-        "looks",
-        "lot",
-        "lots",
-        "middle",
-        "near",
-        "nearby",
-        "next",
-        "overhead",
-        "park",
-        "parked",
-        "pass",
-        "passes",
-        "passing",
-        "photo",
-        "photograph",
-        "piece",
-        "pieces",
-        "picture",
-        "place",
-        "placed",
-        "region",
-        "remote",
-        "right",
-        "run",
-        "running",
-        "runs",
-        "satellite",
-        "scene",
-        "seen",
-        "sensing",
-        "shot",
-        "show",
-        "showing",
-        "shown",
-        "shows",
-        "sit",
-        "sits",
-        "situate",
-        "situated",
-        "stand",
-        "standing",
-        "stands",
-        "stretch",
-        "stretches",
-        "surround",
-        "surrounded",
-        "surrounding",
-        "surrounds",
-        "top",
-        "view",
-        "visible",
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "dozen",
-        "dozens",
-        "hundred",
-        "several",
-        "various",
-        "numerous",
-        "multiple",
-        "left-hand",
-        "right-hand",
-        "upper",
-        "lower",
-    ]
-)
-# Stop words of other kinds of text that tell scenes apart.
-_KEPT_STOP_WORDS = frozenset(("empty", "fire", "full", "thick", "thin"))
-_STOP_WORDS = (ENGLISH_STOP_WORDS | _EMPTY_WORDS) - _KEPT_STOP_WORDS
+_TABLE = YamlKind("table of words", OptionError, "install the package again", "'synonyms:', 'empty:' and 'kept:'")
+_WORDS = read_yaml(Path(__file__).with_name("words.yaml"), _TABLE).values
+_FIRST_SYNONYM = {word: group[0] for group in _WORDS["synonyms"] for word in group}
+_STOP_WORDS = ENGLISH_STOP_WORDS.union(_WORDS["empty"]).difference(_WORDS["kept"])
 
 # What follows is not to be seen, so none of it may describe the cluster.
 _NEGATIONS = frozenset(("no", "not", "without", "lacking", "lacks"))

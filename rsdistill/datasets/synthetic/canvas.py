@@ -8,23 +8,25 @@ antialiased by the share of the pixel that it covers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsdistill.bands import Band, BandSet
-from rsdistill.errors import BandError
+from rsdistill.errors import BandError, OptionError
+from rsdistill.utils.io import YamlKind, read_yaml
 
 Spectrum = NDArray[np.float64]
 
 # Micrometres, a step of 5 nm.
 WAVELENGTHS: Spectrum = np.linspace(0.4, 2.5, 421)
-# Where mineral, water and man-made surfaces are given, micrometres.
-_KNOTS = (0.40, 0.48, 0.52, 0.56, 0.62, 0.70, 0.75, 0.85, 1.00, 1.30, 1.60, 2.00, 2.50)
+_TABLE = YamlKind("table of materials", OptionError, "install the package again", "'knots:' and 'materials:'")
+_GIVEN = read_yaml(Path(__file__).with_name("materials.yaml"), _TABLE).values
 # Width taken for a band that states none, in micrometres.
 _NARROW = 0.010
 
@@ -35,11 +37,11 @@ def _dip(centre: float, width: float, depth: float) -> Spectrum:
     return factor
 
 
-def _surface(percent: tuple[float, ...], *dips: tuple[float, float, float]) -> Spectrum:
-    """Straight lines between reflectances in per cent at :data:`_KNOTS`, with absorption features on top."""
-    spectrum = np.interp(WAVELENGTHS, _KNOTS, percent) / 100.0
-    for dip in dips:
-        spectrum = spectrum * _dip(*dip)
+def _surface(percent: Sequence[float], dips: Sequence[Sequence[float]] = ()) -> Spectrum:
+    """Straight lines between reflectances in per cent at the knots, with absorption features on top."""
+    spectrum = np.interp(WAVELENGTHS, _GIVEN["knots"], percent) / 100.0
+    for centre, width, depth in dips:
+        spectrum = spectrum * _dip(centre, width, depth)
     return spectrum
 
 
@@ -63,48 +65,8 @@ def _plant(green: float, red: float, nir: float, water: float, edge: float = 0.7
     return np.asarray(visible * (1.0 - step) + plateau * step)
 
 
-# Water of soils and other damp mineral surfaces.
-_DAMP = ((1.42, 0.04, 0.08), (1.92, 0.06, 0.14))
-_CLAY = (2.20, 0.03, 0.07)
-_WET = ((1.45, 0.08, 0.4), (1.94, 0.1, 0.6))
-_STALKS = ((1.94, 0.08, 0.25), (2.10, 0.05, 0.13))
-
 MATERIALS: dict[str, Spectrum] = {
-    "grass": _plant(0.125, 0.046, 0.44, 0.75),
-    "crop": _plant(0.105, 0.034, 0.52, 0.95, 0.720),
-    "broadleaf": _plant(0.085, 0.028, 0.40, 0.90),
-    "conifer": _plant(0.056, 0.023, 0.23, 1.00, 0.718),
-    "autumn_leaf": _surface(
-        (3.5, 4.3, 6.17, 9.5, 15.5, 20, 30.1, 31.2, 32.8, 36, 30.5, 23.2, 14), (1.45, 0.06, 0.25), (1.94, 0.09, 0.45)
-    ),
-    "dry_grass": _surface((6, 9.6, 11.8, 14.4, 17.9, 21.5, 24, 29, 32, 38, 35.8, 29.4, 20), *_STALKS),
-    "straw": _surface((9, 14.6, 17.8, 21.4, 26.2, 31, 33.3, 38, 40.3, 45, 43.5, 37, 27), *_STALKS),
-    "litter": _surface((3.5, 5.1, 5.9, 6.83, 8.83, 11.5, 13.7, 18, 21, 27, 27, 22.1, 14), *_STALKS),
-    "soil_brown": _surface((5, 7.8, 9.5, 11.5, 14.2, 17, 18.2, 20.5, 24, 28, 32, 29.8, 27), *_DAMP, _CLAY),
-    "soil_red": _surface((4, 6, 7.67, 10, 19, 22.7, 25, 25, 27.3, 32.7, 38, 34.9, 31), *_DAMP, _CLAY),
-    "soil_pale": _surface((12, 16.8, 19.4, 22.2, 25.8, 29, 30.2, 32.5, 36, 39.5, 43, 40.3, 37), *_DAMP, _CLAY),
-    "mud": _surface((5, 6.87, 7.8, 8.7, 9.9, 11.5, 11.9, 12.8, 14, 12, 9, 6.78, 4), *_WET),
-    "sand": _surface((19, 25.4, 28.8, 32.4, 37, 41, 42, 44, 47, 50, 53, 50.8, 48), *_DAMP),
-    "wet_sand": _surface((10, 12.7, 14, 15.3, 17.3, 20, 20.2, 20.5, 21, 17, 12, 8.89, 5), *_WET),
-    "gravel": _surface((12, 14.7, 16, 17.2, 18.4, 20, 20.5, 21.5, 23, 24.5, 26, 25.1, 24), _CLAY),
-    "water": _surface((5.5, 5.2, 4.6, 4, 2.53, 1.09, 0.71, 0.4, 0.22, 0.1, 0.1, 0.1, 0.1)),
-    "turbid_water": _surface((4.5, 6.9, 8.64, 10.9, 10.9, 7.64, 5.81, 3.5, 0.8, 0.2, 0.18, 0.14, 0.1)),
-    "shallow_water": _surface((10, 15, 15.7, 13.7, 7.6, 3, 1.72, 0.8, 0.38, 0.1, 0.1, 0.1, 0.1)),
-    "foam": _surface(
-        (50, 49.2, 48.8, 48.4, 47.8, 47, 44.7, 40.2, 33.7, 21.2, 10, 7.33, 4), (1.45, 0.08, 0.5), (1.94, 0.1, 0.7)
-    ),
-    "asphalt": _surface((7, 7.96, 8.44, 8.89, 9.45, 10.2, 10.5, 11.2, 12.2, 13.9, 15.5, 15.7, 16)),
-    "concrete": _surface((19, 23, 24.7, 26.1, 27.8, 28.7, 29.4, 30.2, 31, 32.2, 33, 30.3, 27), *_DAMP),
-    "tile": _surface((5, 6.44, 7.87, 10, 21, 26, 26.6, 27.8, 30, 34.5, 39, 37.2, 35)),
-    "slate": _surface((8.5, 9.19, 9.54, 9.85, 10.1, 10.5, 10.8, 11.2, 12, 13, 14, 13.6, 13)),
-    "metal": _surface((33, 35.1, 36.2, 37, 37, 37, 36.2, 34.8, 36, 42, 44.2, 43.9, 42)),
-    "rust": _surface((4, 5, 5.5, 8.75, 13.2, 18, 17.7, 17.1, 21.3, 29.6, 34.4, 35.2, 34)),
-    "white_paint": _surface((40, 65, 66.3, 67.7, 68.8, 68, 67.5, 66.5, 63.3, 56, 50, 41.1, 30), (1.7, 0.05, 0.12)),
-    "panel": _surface((6, 5.8, 5.2, 4.6, 4.43, 4.2, 4.32, 4.56, 7.87, 16, 15.5, 12.6, 9)),
-    "pool": _surface((24, 33, 31.4, 23.7, 12.3, 5.57, 2, 1.44, 0.6, 0.52, 0.44, 0.33, 0.2)),
-    "car_red": _surface((5, 5, 5, 5, 25.8, 34.9, 38.5, 41.6, 40.5, 38.2, 36, 29.8, 22)),
-    "car_blue": _surface((14, 17.6, 12.7, 8.7, 6.9, 12, 18, 24.2, 25, 26.5, 28, 23.6, 18)),
-    "car_dark": _surface((3, 3.05, 3.08, 3.11, 3.15, 3.2, 3.42, 3.85, 4.5, 4.8, 5.1, 5.5, 6)),
+    name: _surface(**given) if "percent" in given else _plant(**given) for name, given in _GIVEN["materials"].items()
 }
 
 
