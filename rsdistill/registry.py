@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -109,6 +110,16 @@ class Registry(Generic[T]):
             OptionError: If a value does not fit.
         """
         return parse_arguments(self.get(name).factory, options, where or f"{self.kind}.{name}")
+
+    @contextmanager
+    def temporary(self) -> Iterator[None]:
+        """Forget at the end of the block what was registered within it, as checks and tests want."""
+        self._load()
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def names(self) -> list[str]:
         """Registered names, sorted."""

@@ -177,23 +177,23 @@ def test_stages_saved_and_loaded_give_the_same_set(tiny_dpd, tiny_data, tiny_lat
     assert np.array_equal(again.distill(2).image, tiny_dpd.distill(2).image)
 
 
-def test_a_method_of_ten_lines_registers_and_works(tiny_data, monkeypatch):
-    monkeypatch.setattr(DISTILLERS, "_entries", dict(DISTILLERS._entries))
+def test_a_method_of_ten_lines_registers_and_works(tiny_data):
+    with DISTILLERS.temporary():
 
-    @DISTILLERS.register("mean", summary="the mean of each class")
-    class Mean(Distiller):
-        def distill(self, ipc, seed=0):
-            train, classes = self.data_.train, range(len(self.data_.classes))
-            means = [train.images(np.flatnonzero(train.labels == c)).mean(0) for c in classes for _ in range(ipc)]
-            return DistilledSet(
-                np.stack(means), np.repeat(classes, ipc), self.data_.classes, self.data_.bands, self.data_.gsd,
-                self.manifest(ipc, seed),
-            )  # fmt: skip
+        @DISTILLERS.register("mean", summary="the mean of each class")
+        class Mean(Distiller):
+            def distill(self, ipc, seed=0):
+                train, classes = self.data_.train, range(len(self.data_.classes))
+                means = [train.images(np.flatnonzero(train.labels == c)).mean(0) for c in classes for _ in range(ipc)]
+                return DistilledSet(
+                    np.stack(means), np.repeat(classes, ipc), self.data_.classes, self.data_.bands, self.data_.gsd,
+                    self.manifest(ipc, seed),
+                )  # fmt: skip
 
-    assert "mean" in list_distillers()
-    made = create_distiller("mean").fit(tiny_data).distill(2)
-    assert made.ipc == 2 and len(made) == 6 and made.manifest["method"] == "Mean"
-    assert not create_distiller("mean").steps(2, [0]) and not create_distiller("mean").requirements.latents
+        assert "mean" in list_distillers()
+        made = create_distiller("mean").fit(tiny_data).distill(2)
+        assert made.ipc == 2 and len(made) == 6 and made.manifest["method"] == "Mean"
+        assert not create_distiller("mean").steps(2, [0]) and not create_distiller("mean").requirements.latents
 
 
 def test_latents_must_be_halved_as_often_as_the_preset_does():

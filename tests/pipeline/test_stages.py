@@ -122,29 +122,31 @@ def test_every_config_runs_at_miniature_size(path, tmp_path):
     assert np.bincount(distilled.label).tolist() == [2] * len(distilled.classes)
 
 
-def test_new_distiller_of_ten_lines(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(DISTILLERS, "_entries", dict(DISTILLERS._entries))
+def test_new_distiller_of_ten_lines(tmp_path, capsys):
+    with DISTILLERS.temporary():
 
-    @DISTILLERS.register("mean", summary="the mean chip of each class")
-    class MeanChip(Distiller):
-        real_pixels = True
+        @DISTILLERS.register("mean", summary="the mean chip of each class")
+        class MeanChip(Distiller):
+            real_pixels = True
 
-        def distill(self, ipc, seed=0):
-            train, data = self.data_.train, self.data_
-            labels = np.repeat(np.arange(len(data.classes)), ipc)
-            image = np.stack([train.images(np.flatnonzero(train.labels == label)).mean(axis=0) for label in labels])
-            return DistilledSet(image, labels, data.classes, data.bands, data.gsd, self.manifest(ipc, seed))
+            def distill(self, ipc, seed=0):
+                train, data = self.data_.train, self.data_
+                labels = np.repeat(np.arange(len(data.classes)), ipc)
+                image = np.stack([train.images(np.flatnonzero(train.labels == label)).mean(axis=0) for label in labels])
+                return DistilledSet(image, labels, data.classes, data.bands, data.gsd, self.manifest(ipc, seed))
 
-    options = synthetic(tmp_path, distill__method="mean")
-    kept = [(n, v) for n, v in zip(options[::2], options[1::2], strict=True) if not n.startswith("--distill.options.")]
-    arguments = [part for pair in kept for part in pair]
-    # Another method leaves the options of the config's own behind.
-    assert main(["run", QUICKSTART, *arguments]) == 0
-    assert load(tmp_path).manifest["digital_source_type"] == REAL
-    # A method that needs no latents costs no codec.
-    assert not list((tmp_path / "quickstart").glob("*_codec"))
-    assert main(["list", "distillers"]) == 0
-    assert re.search(r"^mean +the mean chip", capsys.readouterr().out, re.MULTILINE)
+        options = synthetic(tmp_path, distill__method="mean")
+        kept = [
+            (n, v) for n, v in zip(options[::2], options[1::2], strict=True) if not n.startswith("--distill.options.")
+        ]
+        arguments = [part for pair in kept for part in pair]
+        # Another method leaves the options of the config's own behind.
+        assert main(["run", QUICKSTART, *arguments]) == 0
+        assert load(tmp_path).manifest["digital_source_type"] == REAL
+        # A method that needs no latents costs no codec.
+        assert not list((tmp_path / "quickstart").glob("*_codec"))
+        assert main(["list", "distillers"]) == 0
+        assert re.search(r"^mean +the mean chip", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

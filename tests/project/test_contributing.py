@@ -20,15 +20,12 @@ from rsdistill.testing import check_codec, check_dataset, check_distiller
 @pytest.fixture(scope="module", autouse=True)
 def examples():
     """Run the examples; forget what they registered."""
-    registries = (DATASETS, DISTILLERS, CODECS)
-    before = [dict(registry._entries) for registry in registries]
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "contributing"}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "CONTRIBUTING.md", "exec"), names)
-    yield
-    for registry, entries in zip(registries, before, strict=True):
-        registry._entries = entries
+    with DATASETS.temporary(), DISTILLERS.temporary(), CODECS.temporary():
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+        yield
 
 
 def test_examples_are_listed():
