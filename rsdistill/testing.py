@@ -13,24 +13,28 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from rsdistill.utils.options import plain
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rsdistill.codecs import Codec, LatentStore
-    from rsdistill.datasets import SceneData, SceneSource
-    from rsdistill.distilled import DistilledSet
-    from rsdistill.distillers import Distiller
-    from rsdistill.registry import Registry
+from rsdistill.bands import BandSet, get_bands
+from rsdistill.classes import ClassInfo
+from rsdistill.codecs import CODECS, Codec, LatentStore, create_codec, encode, load_codec
+from rsdistill.datasets import DATASETS, FolderScenes, SceneData, SceneSource, load_dataset
+from rsdistill.datasets.loading import create_source
+from rsdistill.distilled import DistilledSet
+from rsdistill.distillers import DISTILLERS, Distiller
+from rsdistill.pipeline.config import parse_config
+from rsdistill.pipeline.run import Run
+from rsdistill.registry import Registry
+from rsdistill.utils.options import TrainerOptions, plain
+from rsdistill.utils.provenance import REAL
 
 _SIZE, _IPC = 16, 2
 _CLASSES, _CHIPS = ("forest", "river", "runway"), 12
-_SCENES = {"classes": _CLASSES, "chips_per_class": _CHIPS}
+_TRAINER = TrainerOptions(accelerator="cpu", progress=False)
 _CODEC = {"patch": 4, "block_channels": (16,), "latent_channels": 4, "steps": 4}
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _FACTS = ("method", "options", "ipc", "seed", "dataset", "split", "digital_source_type", "versions")
@@ -47,9 +51,6 @@ def check_dataset(dataset: str | type, options: Mapping[str, Any] | None = None,
     Raises:
         AssertionError: If it breaks the contract; the message says how.
     """
-    from rsdistill.datasets import DATASETS
-    from rsdistill.datasets.loading import create_source
-
     options = dict(options or {})
     with _registered(DATASETS, dataset) as name:
         source = create_source(name, options)
@@ -83,9 +84,6 @@ def check_codec(
     Raises:
         AssertionError: If it breaks the contract; the message says how.
     """
-    from rsdistill.bands import get_bands
-    from rsdistill.codecs import CODECS, Codec
-
     options = dict(options or {})
     with _registered(CODECS, codec) as name:
         fresh: Any = _built(CODECS, name, {"bands": get_bands(bands), **options}, Codec)
@@ -96,7 +94,7 @@ def check_codec(
             _require(isinstance(value, int) and value >= 1, f"{where}: {option} is {value!r}, not a whole number >= 1")
         size = factor * max(1, _SIZE // factor)
         data = _scenes(size=size, bands=bands)
-        _require(fresh.fit(data, trainer=_quiet()) is fresh, f"{where}: fit does not return self")
+        _require(fresh.fit(data, trainer=_TRAINER) is fresh, f"{where}: fit does not return self")
         _check_ways(fresh, data, where)
         _check_saved_codec(fresh, data, where)
         if run:
@@ -115,8 +113,6 @@ def check_distiller(distiller: str | type, options: Mapping[str, Any] | None = N
     Raises:
         AssertionError: If it breaks the contract; the message says how.
     """
-    from rsdistill.distillers import DISTILLERS, Distiller
-
     options = dict(options or {})
     with _registered(DISTILLERS, distiller) as name, tempfile.TemporaryDirectory() as folder:
         method: Any = _built(DISTILLERS, name, options, Distiller)
@@ -126,8 +122,11 @@ def check_distiller(distiller: str | type, options: Mapping[str, Any] | None = N
         _require(isinstance(method.protection_gap(), str), f"{where}: protection_gap must return text")
         data = _scenes()
         latents = _latents(data, Path(folder)) if method.requirements.latents else None
-        _require(method.fit(data, latents, trainer=_quiet()) is method, f"{where}: fit does not return self")
-        _check_set(method, data, where, Path(folder))
+        _require(method.fit(data, latents, trainer=_TRAINER) is method, f"{where}: fit does not return self")
+        tiles = _check_set(method, data, where, Path(folder))
+        _check_redraw(method, tiles, data, where)
+        loaded: Any = DISTILLERS.create(name, **options)
+        _check_steps(method, loaded.attach(data, latents, trainer=_TRAINER), where, Path(folder))
         if run:
             tiles = _check_run({"distill": {"method": name, "ipc": _IPC, "options": plain(options)}})
             _require(len(tiles) == 3 * _IPC, f"{where}: its set in a run has {len(tiles)} images, not {3 * _IPC}")
@@ -151,11 +150,9 @@ def _registered(registry: Registry[Any], plugin: str | type) -> Iterator[str]:
         return
     name = getattr(plugin, "name", None)
     _require(isinstance(name, str), f"{plugin.__name__}: it has no attribute name")
-    registry.register(str(name), summary="being checked")(plugin)
-    try:
+    with registry.temporary():
+        registry.register(str(name), summary="being checked")(plugin)
         yield str(name)
-    finally:
-        del registry._entries[str(name)]
 
 
 def _built(registry: Registry[Any], name: str, options: Mapping[str, Any], kind: type) -> object:
@@ -174,29 +171,16 @@ def _built(registry: Registry[Any], name: str, options: Mapping[str, Any], kind:
 
 
 def _scenes(**options: Any) -> SceneData:
-    from rsdistill.datasets import load_dataset
-
-    return load_dataset("synthetic", **{"size": _SIZE, **_SCENES, **options})
-
-
-def _quiet() -> Any:
-    from rsdistill.training.trainer import TrainerOptions
-
-    return TrainerOptions(accelerator="cpu", progress=False)
+    return load_dataset("synthetic", **{"size": _SIZE, "classes": _CLASSES, "chips_per_class": _CHIPS, **options})
 
 
 def _latents(data: SceneData, folder: Path) -> LatentStore:
-    from rsdistill.codecs import create_codec, encode
-
-    codec = create_codec("kl", data.bands, **_CODEC).fit(data, trainer=_quiet())
+    codec = create_codec("kl", data.bands, **_CODEC).fit(data, trainer=_TRAINER)
     return encode(codec, data, folder / "latents.zarr", views=1, progress=False)
 
 
 def _check_run(groups: Mapping[str, Mapping[str, Any]]) -> DistilledSet:
     """The first set of a run at miniature size with these options."""
-    from rsdistill.pipeline.config import parse_config
-    from rsdistill.pipeline.run import Run
-
     values: dict[str, Any] = {
         "data": {"name": "synthetic", "size": _SIZE},
         "codec": {"name": "kl", "options": plain(_CODEC)},
@@ -211,10 +195,7 @@ def _check_run(groups: Mapping[str, Mapping[str, Any]]) -> DistilledSet:
     for group, given in groups.items():
         values[group] = {**values.get(group, {}), **given}
     if values["data"]["name"] == "synthetic" and "classes" not in values["data"]:
-        values["data"] |= {
-            "classes": list(_CLASSES),
-            "options": {"chips_per_class": _CHIPS},
-        }
+        values["data"] |= {"classes": list(_CLASSES), "options": {"chips_per_class": _CHIPS}}
     with tempfile.TemporaryDirectory() as folder:
         run = Run(parse_config({"name": "check", "out": folder, **values}))
         run.pipeline.run()
@@ -223,10 +204,6 @@ def _check_run(groups: Mapping[str, Mapping[str, Any]]) -> DistilledSet:
 
 def _check_facts(source: SceneSource) -> None:
     """What is said of a dataset as a whole."""
-    from rsdistill.bands import BandSet
-    from rsdistill.classes import ClassInfo
-    from rsdistill.datasets import SceneSource
-
     _require(isinstance(source, SceneSource), f"dataset: {type(source).__name__} is no SceneSource")
     for fact in ("name", "licence", "citation", "classes", "bands", "gsd", "labels", "chip_ids"):
         _require(hasattr(source, fact), f"dataset: {type(source).__name__} has no attribute {fact}")
@@ -244,10 +221,9 @@ def _check_facts(source: SceneSource) -> None:
 def _check_labels(source: SceneSource) -> None:
     """What is said of each chip without reading it."""
     where, count, labels = f"dataset '{source.name}'", len(source), np.asarray(source.labels)
-    integer = labels.ndim == 1 and labels.dtype == np.int64
-    _require(integer, f"{where}: labels must be int64 (N,), not {labels.dtype} of shape {labels.shape}")
-    found = np.unique(labels).tolist()
-    wanted = list(range(len(source.classes)))
+    fine = labels.ndim == 1 and labels.dtype == np.int64
+    _require(fine, f"{where}: labels must be int64 (N,), not {labels.dtype} of shape {labels.shape}")
+    found, wanted = np.unique(labels).tolist(), list(range(len(source.classes)))
     _require(found == wanted, f"{where}: labels are {found}, but its classes are numbered {wanted}")
     _require(len(source.chip_ids) == count, f"{where}: {len(source.chip_ids)} chip_ids for {count} labels")
     _require(len(set(source.chip_ids)) == count, f"{where}: two chips have the same name in chip_ids")
@@ -280,8 +256,6 @@ def _check_values(pixels: NDArray[Any], bands: Any, where: str) -> None:
 
 def _check_choices(name: str, options: Mapping[str, Any], source: SceneSource) -> None:
     """Views at another size, with one band and with some classes."""
-    from rsdistill.datasets import FolderScenes, load_dataset
-
     keys = [info.key for info in source.classes[:2]]
     known = type(source).known_classes(options)
     # To a folder of anybody's files the names say which bands they have, not which to take.
@@ -290,11 +264,8 @@ def _check_choices(name: str, options: Mapping[str, Any], source: SceneSource) -
     _require(told, f"dataset '{name}': known_classes leaves out classes that it has")
     chosen = {**options, "size": _SIZE, "bands": names, "classes": keys}
     data = load_dataset(name, **chosen)
-    shape = data.train.images(np.arange(1)).shape
-    _require(
-        shape == (1, len(names), _SIZE, _SIZE),
-        f"dataset '{name}': a chip at size={_SIZE}, bands={names} is {shape[1:]}",
-    )
+    shape, wanted = data.train.images(np.arange(1)).shape[1:], (len(names), _SIZE, _SIZE)
+    _require(shape == wanted, f"dataset '{name}': a chip at size={_SIZE}, bands={names} is {shape}")
     found = sorted(info.key for info in data.classes)
     _require(found == sorted(keys), f"dataset '{name}': classes={keys} gives {found}")
     views = [set(view.indices.tolist()) for view in (data.train, data.val, data.test)]
@@ -303,8 +274,6 @@ def _check_choices(name: str, options: Mapping[str, Any], source: SceneSource) -
 
 def _check_ways(codec: Codec, data: SceneData, where: str) -> None:
     """Chips to latents and back."""
-    import torch
-
     images = torch.from_numpy(data.train.images(np.arange(6)).astype(np.float32))
     mean, logvar = codec.posterior(images)
     side = images.shape[-1] // codec.factor
@@ -324,17 +293,13 @@ def _check_ways(codec: Codec, data: SceneData, where: str) -> None:
     _require(shape == tuple(images.shape), f"{where}: decoded chips are of shape {shape}, not {tuple(images.shape)}")
     fine = decoded.dtype == torch.float32 and bool(torch.isfinite(decoded).all())
     _require(fine, f"{where}: decoded chips are not finite float32")
-    _require(decoded.requires_grad, f"{where}: decode gives latents that ask for it no gradient")
-    decoded.sum().backward()
+    if decoded.requires_grad:
+        decoded.sum().backward()
     _require(latents.grad is not None, f"{where}: decode gives latents that ask for it no gradient")
 
 
 def _check_saved_codec(codec: Codec, data: SceneData, where: str) -> None:
     """A codec comes back from its folder, and tells how good it is."""
-    import torch
-
-    from rsdistill.codecs import load_codec
-
     images = torch.from_numpy(data.train.images(np.arange(4)).astype(np.float32))
     with tempfile.TemporaryDirectory() as folder:
         saved = codec.save(Path(folder) / "codec")
@@ -346,43 +311,71 @@ def _check_saved_codec(codec: Codec, data: SceneData, where: str) -> None:
     _require(same, f"{where}: loaded from its folder it encodes or decodes otherwise")
     _require(back.bands == codec.bands, f"{where}: loaded from its folder it has other bands")
     _require(np.isfinite(codec.psnr(data.train)), f"{where}: psnr is not finite")
-    vae = codec.autoencoder()
-    _require(
-        vae is None or type(vae).__name__ == "AutoencoderKL", f"{where}: autoencoder is no AutoencoderKL, nor None"
-    )
+    vae = type(codec.autoencoder()).__name__
+    _require(vae in ("AutoencoderKL", "NoneType"), f"{where}: autoencoder is no AutoencoderKL, nor None")
 
 
-def _check_set(method: Distiller, data: SceneData, where: str, folder: Path) -> None:
+def _check_set(method: Distiller, data: SceneData, where: str, folder: Path) -> DistilledSet:
     """A set: its images, labels and manifest, and that the seed makes it again."""
-    from rsdistill.distilled import DistilledSet
-
     tiles = method.distill(_IPC, seed=0)
     _require(isinstance(tiles, DistilledSet), f"{where}: distill returns no DistilledSet")
     counts = np.bincount(tiles.label, minlength=len(data.classes)).tolist()
     _require(counts == [_IPC] * len(data.classes), f"{where}: ipc={_IPC} gives {counts} images of the classes")
-    shape = tiles.image.shape[1:]
-    wanted = data.train.images(np.arange(1)).shape[1:]
-    _require(shape == wanted, f"{where}: images are of shape {shape}, the chips of {wanted}")
-    kind = tiles.image.dtype
+    _check_images(method, tiles, data, where)
+    again = method.distill(_IPC, seed=0)
+    _require(np.array_equal(again.image, tiles.image), f"{where}: the same seed gives other images")
+    _check_manifest(method, tiles, where)
+    back = DistilledSet.load(tiles.save(folder / "set.nc"))
+    same = np.array_equal(back.image, tiles.image) and np.array_equal(back.label, tiles.label)
+    _require(same, f"{where}: its set does not come back equal from a file")
+    return tiles
+
+
+def _check_images(method: Distiller, tiles: DistilledSet, data: SceneData, where: str) -> None:
+    """Images of a set: of the dataset's shape, type, values and classes, and no copies unless it says so."""
+    shape, kind = tiles.image.shape[1:], tiles.image.dtype
+    real = data.train.images()
+    _require(shape == real.shape[1:], f"{where}: images are of shape {shape}, the chips of {real.shape[1:]}")
     _require(kind == np.dtype(data.bands.dtype), f"{where}: images are {kind}, but bands.dtype is {data.bands.dtype}")
     _check_values(tiles.image, data.bands, where)
     for fact in ("classes", "bands", "gsd"):
         _require(getattr(tiles, fact) == getattr(data, fact), f"{where}: {fact} of the set are not those of the data")
-    again = method.distill(_IPC, seed=0)
-    _require(np.array_equal(again.image, tiles.image), f"{where}: the same seed gives other images")
-    _check_manifest(method, tiles, where)
-    real = {chip.tobytes() for chip in data.train.images()}
-    copied = sum(image.tobytes() in real for image in tiles.image)
+    chips = {chip.tobytes() for chip in real}
+    copied = sum(image.tobytes() in chips for image in tiles.image)
     _require(method.real_pixels or not copied, f"{where}: {copied} images are real chips, but real_pixels is False")
-    back = DistilledSet.load(tiles.save(folder / "set.nc"))
-    same = np.array_equal(back.image, tiles.image) and np.array_equal(back.label, tiles.label)
-    _require(same, f"{where}: its set does not come back equal from a file")
+
+
+def _check_redraw(method: Distiller, tiles: DistilledSet, data: SceneData, where: str) -> None:
+    """Further candidates: of the classes asked for, others than those of the set, and the same when asked again."""
+    positions = np.array([len(tiles) - 1, 0], np.int64)
+    fresh, again = (method.redraw(_IPC, 0, positions, 1) for _ in range(2))
+    wanted = tiles.label[positions].tolist()
+    _require(fresh.label.tolist() == wanted, f"{where}: redraw gives labels {fresh.label.tolist()}, not {wanted}")
+    _check_images(method, fresh, data, f"{where}, redraw")
+    _require(np.array_equal(again.image, fresh.image), f"{where}: redraw gives other images when asked again")
+    new = [not np.array_equal(*pair) for pair in zip(fresh.image, tiles.image[positions], strict=True)]
+    _require(all(new), f"{where}: redraw gives images that the set holds already")
+
+
+def _check_steps(method: Distiller, loaded: Distiller, where: str, folder: Path) -> None:
+    """What the steps save makes the same images once it is loaded into a method that was not fitted."""
+    fitted = {step.name for step in method.steps()}
+    steps = method.steps(_IPC, [0])
+    _require(len({step.name for step in steps}) == len(steps), f"{where}: two steps have the same name")
+    for step, other in zip(steps, loaded.steps(_IPC, [0]), strict=True):
+        work, saved = folder / f"{step.name}.work", folder / step.name
+        work.mkdir()
+        saved.mkdir()
+        if step.name not in fitted:
+            step.fit(work)
+        step.save(saved)
+        other.load(saved)
+    same = np.array_equal(loaded.distill(_IPC, seed=0).image, method.distill(_IPC, seed=0).image)
+    _require(same, f"{where}: loaded from what its steps saved it makes other images")
 
 
 def _check_manifest(method: Distiller, tiles: DistilledSet, where: str) -> None:
     """What a set says of its making."""
-    from rsdistill.utils.provenance import REAL
-
     manifest = tiles.manifest
     missing = [fact for fact in _FACTS if fact not in manifest]
     _require(not missing, f"{where}: the manifest lacks {', '.join(missing)}; take it from self.manifest(ipc, seed)")

@@ -1,14 +1,17 @@
 """rsdistill.testing: what is built in keeps its contracts, and a plug-in that breaks one is told how."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from helpers.fake_scenes import ListedScenes, noise, write_dataset, write_folder, write_raster
 from helpers.plain_codec import BlockMeans
+from helpers.pretrained_pipelines import save_pipeline
 
 from rsdistill.codecs import CODECS
 from rsdistill.datasets import DATASETS, SyntheticScenes
-from rsdistill.distillers import DISTILLERS
+from rsdistill.distillers import DISTILLERS, FitStep
 from rsdistill.distillers.coreset import RandomSubset
 from rsdistill.testing import check_codec, check_dataset, check_distiller
 
@@ -41,6 +44,15 @@ def test_multispectral_dataset_of_torchgeo(tmp_path):
 )
 def test_codecs(name, options):
     check_codec(name, options)
+
+
+def test_pretrained_codecs(tmp_path):
+    folder = save_pipeline("sd15", tmp_path)
+    config = folder / "vae" / "config.json"
+    # Of random weights, whose latents the factor of trained ones would not bring to unit variance.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 3.6}))
+    check_codec("pretrained", {"source": str(folder)}, bands="rgb", run=False)
+    check_codec("inflated", {"pretrained": str(folder), "subfolder": "vae", "steps": 2, "batch": 2}, run=False)
 
 
 def test_codec_that_is_no_autoencoder():
@@ -97,7 +109,7 @@ class GapInLabels(Floats):
 def test_datasets_that_break_the_contract(kind, said):
     with pytest.raises(AssertionError, match=said):
         check_dataset(kind)
-    assert kind.name not in DATASETS._entries
+    assert kind.name not in DATASETS.names()
 
 
 class Cutting(BlockMeans):
@@ -158,6 +170,36 @@ class Wandering(RandomSubset):
         return np.random.default_rng().choice(members, ipc, replace=False)
 
 
+class Repeating(RandomSubset):
+    name = "repeating"
+
+    def redraw(self, ipc, seed, positions, attempt):
+        return self.distill(ipc, seed).subset(positions)
+
+
+class OtherClasses(RandomSubset):
+    name = "other_classes"
+
+    def redraw(self, ipc, seed, positions, attempt):
+        return super().redraw(ipc, seed, positions[::-1], attempt)
+
+
+class Amnesiac(RandomSubset):
+    name = "amnesiac"
+
+    def steps(self, ipc=None, seeds=()):
+        def fit(folder):
+            self.shift_ = 1
+            return {}
+
+        return [
+            FitStep("shift", "learn a shift", {}, fit, lambda folder: None, lambda folder: setattr(self, "shift_", 0))
+        ]
+
+    def choose(self, members, ipc, seed):
+        return super().choose(members, ipc, seed + self.shift_)
+
+
 class Silent(RandomSubset):
     name = "silent"
 
@@ -171,13 +213,16 @@ class Silent(RandomSubset):
         (Pretending, "distiller 'pretending': 6 images are real chips, but real_pixels is False"),
         (Losing, "distiller 'losing': __init__ does not keep option 'share' in an attribute"),
         (Wandering, "distiller 'wandering': the same seed gives other images"),
+        (Repeating, "distiller 'repeating': redraw gives images that the set holds already"),
+        (OtherClasses, r"distiller 'other_classes': redraw gives labels \[0, 2\], not \[2, 0\]"),
+        (Amnesiac, "distiller 'amnesiac': loaded from what its steps saved it makes other images"),
         (Silent, "distiller 'silent': the manifest lacks options, ipc, seed, .*self.manifest"),
     ],
 )
 def test_distillers_that_break_the_contract(kind, said):
     with pytest.raises(AssertionError, match=said):
         check_distiller(kind)
-    assert kind.name not in DISTILLERS._entries
+    assert kind.name not in DISTILLERS.names()
 
 
 def test_class_that_is_registered_is_known_by_its_name():
