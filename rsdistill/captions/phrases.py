@@ -18,7 +18,7 @@ Key = tuple[str, ...]
 
 _TABLE = YamlKind("table of words", OptionError, "install the package again", "'synonyms:', 'empty:' and 'kept:'")
 _WORDS = read_yaml(Path(__file__).with_name("words.yaml"), _TABLE).values
-_FIRST_SYNONYM = {word: group[0] for group in _WORDS["synonyms"] for word in group}
+_FIRST_SYNONYM: dict[str, str] = {word: group[0] for group in _WORDS["synonyms"] for word in group}
 _STOP_WORDS = ENGLISH_STOP_WORDS.union(_WORDS["empty"]).difference(_WORDS["kept"])
 
 # What follows is not to be seen, so none of it may describe the cluster.

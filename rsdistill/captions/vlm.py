@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -130,15 +129,6 @@ class Shown:
 
     pictures: tuple[NDArray[np.uint8], ...]
     facts: str
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the pictures' size and content, in hexadecimal."""
-        found = hashlib.sha256()
-        for picture in self.pictures:
-            found.update(f"{picture.shape}".encode())
-            found.update(np.ascontiguousarray(picture).tobytes())
-        return found.hexdigest()
 
 
 class PictureMaker:
@@ -271,7 +261,8 @@ class VlmCaptioner(Captioner):
         dtype = resolve_precision(self.precision, resolve_device(trainer))
         asking = _Asking(view, PictureMaker(data, self.false_colour, self.facts), self._prompts(data))
         ways = [model.identity, str(dtype), self.max_new_tokens]
-        keys = [digest([*asking.content(position), *ways]) for position in range(len(view))]
+        questions = (asking.question(position) for position in range(len(view)))
+        keys = [digest([asked.pictures_digest, asked.text, *ways]) for asked in questions]
         answers = Answers(Path(self.cache).expanduser() if self.cache else folder)
         described = self._described(model, dtype, asking, keys, answers, trainer)
         texts = [tidy(described[key]) for key in keys]
@@ -336,16 +327,7 @@ class _Asking:
     def __init__(self, view: SceneView, maker: PictureMaker, prompts: Sequence[str]) -> None:
         self._view, self._maker, self._prompts = view, maker, prompts
 
-    def content(self, position: int) -> list[str]:
-        """Digest of the pictures and the words of a chip's question."""
-        shown, text = self._ask(position)
-        return [shown.digest, text]
-
     def question(self, position: int) -> Question:
-        shown, text = self._ask(position)
-        return Question(shown.pictures, text)
-
-    def _ask(self, position: int) -> Any:
         chip: NDArray[Any] = self._view.images(np.array([position]))[0]
         shown = self._maker.show(chip)
         parts = [self._prompts[self._view.labels[position]]]
@@ -353,7 +335,7 @@ class _Asking:
             parts.insert(0, _FALSE_COLOUR)
         if shown.facts:
             parts.insert(0, shown.facts)
-        return shown, " ".join(parts)
+        return Question(shown.pictures, " ".join(parts))
 
 
 class _Describe(lightning.LightningModule):

@@ -39,6 +39,15 @@ class Question:
     pictures: tuple[NDArray[np.uint8], ...]
     text: str
 
+    @property
+    def pictures_digest(self) -> str:
+        """sha256 of the pictures' size and content, in hexadecimal."""
+        found = hashlib.sha256()
+        for picture in self.pictures:
+            found.update(f"{picture.shape}".encode())
+            found.update(np.ascontiguousarray(picture).tobytes())
+        return found.hexdigest()
+
 
 def resolve_precision(wanted: Precision, device: torch.device) -> torch.dtype:
     """The number format that a model is run in: half where ``auto`` finds an accelerator, full on a CPU."""
@@ -128,7 +137,7 @@ class VisionLanguageModel(torch.nn.Module):
     def _answer_if_it_fits(self, questions: Sequence[Question], length: int) -> list[str] | None:
         """Answers, or None if memory ran out."""
         try:
-            return self._answer(questions, length)
+            return self.answer_at_once(questions, length)
         except (RuntimeError, ValueError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise ModelError(f"model '{self.name}' cannot describe a chip: {_first_line(error)}") from error
@@ -138,7 +147,8 @@ class VisionLanguageModel(torch.nn.Module):
         return None
 
     @torch.inference_mode()
-    def _answer(self, questions: Sequence[Question], length: int) -> list[str]:
+    def answer_at_once(self, questions: Sequence[Question], length: int) -> list[str]:
+        """Answers to some questions in one batch; raises what the model raises."""
         from PIL import Image
 
         texts = [self._text(question) for question in questions]

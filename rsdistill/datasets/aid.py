@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, NonGeoClassificationDataset
 from torchgeo.datasets.utils import download_url, extract_archive
@@ -97,33 +98,19 @@ class AID(NonGeoClassificationDataset):  # type: ignore[misc,unused-ignore]
             DatasetNotFoundError: If dataset is not found and *download* is False.
             RuntimeError: If the archive is corrupted.
         """
-        self.root = root
-        self.download = download
-        self.checksum = checksum
+        self.root, self.download, self.checksum = root, download, checksum
         self._verify()
         super().__init__(root=os.path.join(root, self.directory), transforms=transforms)
 
     def _verify(self) -> None:
-        """Verify the integrity of the dataset."""
-        # Check if the files already exist
+        """Extract or download what is missing."""
         if os.path.isdir(os.path.join(self.root, self.directory)):
             return
-
-        # Check if the archive already exists (if so then extract)
-        if not os.path.isfile(os.path.join(self.root, self.filename)):
-            # Check if the user requested to download the dataset
+        archive = os.path.join(self.root, self.filename)
+        if not os.path.isfile(archive):
             if not self.download:
                 raise DatasetNotFoundError(self)
-            self._download()
-        self._extract()
-
-    def _download(self) -> None:
-        """Download the dataset."""
-        download_url(self.url, self.root, filename=self.filename)
-
-    def _extract(self) -> None:
-        """Extract the archive, once it is known to be the right one."""
-        archive = os.path.join(self.root, self.filename)
+            download_url(self.url, self.root, filename=self.filename)
         # torchgeo 0.8 compares md5 sums alone, so sha256 is compared here.
         if self.checksum:
             with open(archive, "rb") as file:
@@ -143,16 +130,33 @@ class AID(NonGeoClassificationDataset):  # type: ignore[misc,unused-ignore]
         Returns:
             a matplotlib Figure with the rendered sample
         """
-        import matplotlib.pyplot as plt
+        picture = sample["image"].permute(1, 2, 0).numpy() / 255
+        return plot_sample(picture, sample, self.classes, show_titles, suptitle)
 
-        fig, ax = plt.subplots(figsize=(4, 4))
-        ax.imshow(sample["image"].permute(1, 2, 0).numpy() / 255)
-        ax.axis("off")
-        if show_titles:
-            title = f"Label: {self.classes[int(sample['label'])]}"
-            if "prediction" in sample:
-                title += f"\nPrediction: {self.classes[int(sample['prediction'])]}"
-            ax.set_title(title)
-        if suptitle is not None:
-            fig.suptitle(suptitle)
-        return fig
+
+def plot_sample(
+    picture: NDArray[Any], sample: dict[str, Any], classes: Sequence[str], show_titles: bool, suptitle: str | None
+) -> Figure:
+    """A figure of one sample, in torchgeo's manner.
+
+    Args:
+        picture: What to show, (H, W, 3), float in 0..1 or uint8.
+        sample: Its label and, where there is one, prediction.
+        classes: Names that labels point into.
+        show_titles: Whether to show the class above the image.
+        suptitle: Title of the figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4))
+    axes = figure.subplots()
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_axis_off()
+    if show_titles:
+        title = f"Label: {classes[int(sample['label'])]}"
+        if "prediction" in sample:
+            title += f"\nPrediction: {classes[int(sample['prediction'])]}"
+        axes.set_title(title)
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoClassificationDataset
 
 from rsdistill.bands import NATURAL_COLOUR, BandSet
+from rsdistill.datasets.aid import plot_sample
 from rsdistill.errors import ArtifactError, ChipError, DatasetError
 from rsdistill.export.encoding import Encoding
 from rsdistill.export.metadata import INDEX, INDEX_LAYER
@@ -94,23 +95,10 @@ class DistilledTiles(NonGeoClassificationDataset):  # type: ignore[misc,unused-i
             show_titles: Show the class above the image.
             suptitle: Title of the figure.
         """
-        from matplotlib.figure import Figure
-
         from rsdistill.imaging.composites import to_rgb
 
-        figure = Figure(figsize=(4, 4))
-        axes = figure.subplots()
-        image = sample["image"].numpy()[None]
-        axes.imshow(to_rgb(image, self.bands, NATURAL_COLOUR)[0], interpolation="nearest")
-        axes.set_axis_off()
-        if show_titles:
-            title = f"Label: {self.classes[int(sample['label'])]}"
-            if "prediction" in sample:
-                title += f"\nPrediction: {self.classes[int(sample['prediction'])]}"
-            axes.set_title(title)
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure
+        picture = to_rgb(sample["image"].numpy()[None], self.bands, NATURAL_COLOUR)[0]
+        return plot_sample(picture, sample, self.classes, show_titles, suptitle)
 
     def _read(self, path: str | os.PathLike[str]) -> NDArray[np.float32]:
         """One tile of shape (y, x, band) in sensor units."""

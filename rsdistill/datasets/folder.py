@@ -49,12 +49,16 @@ class FileScenes(SceneSource):
         size: Pixels on a side of what :meth:`read` returns; None for the commonest side.
         classes: Keys of the classes to take; None for all. Others are never read.
         max_bad: Most unusable chips to go on without; None for one in a hundred, at most 20.
-        reader: How to read one file.
+
+    Attributes:
+        reader: How one file is read.
 
     Raises:
         DatasetError: If the folder is missing or empty, or too many chips are unusable.
         UnknownNameError: If a class is unknown.
     """
+
+    reader = staticmethod(read_file)
 
     def __init__(
         self,
@@ -66,23 +70,24 @@ class FileScenes(SceneSource):
         size: int | None = None,
         classes: Sequence[str] | None = None,
         max_bad: int | None = None,
-        reader: Callable[[Path], RawChip] = read_file,
     ) -> None:
         check_options(size, max_bad)
-        self._folder, self._stored, self._reader = folder, stored, reader
+        self._folder, self._stored = folder, stored
         self.name, self.licence, self.citation, self.bands = facts.name, facts.licence, facts.citation, wanted
         keys = chosen_classes(facts.name, class_folders(folder), classes)
         self.classes = tuple(describe(key) for key in keys)
         files = [class_files(folder / key) for key in keys]
-        chip_ids = [path.relative_to(folder).as_posix() for paths in files for path in paths]
         labels = np.repeat(np.arange(len(keys), dtype=np.int64), [len(paths) for paths in files])
-        self.chip_ids = chip_ids
-
-        found = scan(self._look, len(chip_ids), facts.name, max_bad)
-        self.chip_ids = [chip_ids[position] for position in found.good]
+        self.chip_ids = [path.relative_to(folder).as_posix() for paths in files for path in paths]
+        found = scan(self._look, len(labels), facts.name, max_bad)
+        self.chip_ids = [self.chip_ids[position] for position in found.good]
         self.labels = labels[found.good]
         self._groups = found.groups
-        self._require_every_class()
+        for label, info in enumerate(self.classes):
+            if not (self.labels == label).any():
+                raise DatasetError(
+                    f"dataset '{self.name}': no chip of class '{info.key}' can be used; repair them or leave it out"
+                )
         sides, counts = np.unique(found.sides, return_counts=True)
         common = int(sides[counts.argmax()])
         self.size = size or common
@@ -99,7 +104,7 @@ class FileScenes(SceneSource):
             ChipError: If the file has changed since the dataset was loaded.
         """
         path = self.path(index)
-        pixels = to_bands(self._reader(path), self._stored, self.bands, str(path))
+        pixels = to_bands(self.reader(path), self._stored, self.bands, str(path))
         return to_size(pixels, self.size, self.bands.nodata)
 
     def duplicate_groups(self) -> NDArray[np.int64]:
@@ -109,17 +114,9 @@ class FileScenes(SceneSource):
     def _look(self, index: int) -> NDArray[Any]:
         """All pixels of a chip's file, after checking that it fits the dataset."""
         path = self.path(index)
-        raw = self._reader(path)
+        raw = self.reader(path)
         to_bands(raw, self._stored, self.bands, str(path))
         return raw.pixels
-
-    def _require_every_class(self) -> None:
-        """Refuse a dataset that lost a whole class to unusable chips."""
-        for label, info in enumerate(self.classes):
-            if not (self.labels == label).any():
-                raise DatasetError(
-                    f"dataset '{self.name}': no chip of class '{info.key}' can be used; repair them or leave it out"
-                )
 
 
 def check_options(size: int | None, max_bad: int | None) -> None:

@@ -119,7 +119,6 @@ class PreparedScenes(SceneSource):
         self.classes = tuple(ClassInfo(**info) for info in index["classes"])
         self.labels = np.array(index["labels"], np.int64)
         self.chip_ids = index["chip_ids"]
-        self.statistics: list[dict[str, Any]] = index["statistics"]
         self.policy = None if index.get("policy") is None else PolicyRecord.from_dict(index["policy"])
         self.views = {view: np.array(index["splits"][view], np.int64) for view in _VIEWS}
         self._groups = np.array(index["duplicate_groups"], np.int64)

@@ -7,10 +7,10 @@ name the file at fault, and to do without split lists, which a plain copy of the
 from __future__ import annotations
 
 import zipfile
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from rsdistill.bands import BandSet, get_bands
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, PublishedSplit
 from rsdistill.datasets.folder import FileScenes, SourceFacts, check_options, chosen_bands, class_folders, require_root
-from rsdistill.datasets.reading import RawChip, read_photo, read_raster
+from rsdistill.datasets.reading import read_photo, read_raster
 from rsdistill.errors import DatasetError, SplitError, storage_errors
 from rsdistill.sensitive.taxonomy import load_taxonomy
 
@@ -44,8 +44,11 @@ class TorchGeoScenes(FileScenes):
         UnknownNameError: If a band or class is unknown.
     """
 
+    torchgeo_name: ClassVar[str]
     facts: ClassVar[SourceFacts]
     sensor: ClassVar[str] = "rgb"
+    # As torchgeo does: colour images through Pillow, even where they are TIFFs; other rasters through GDAL.
+    reader = staticmethod(read_photo)
 
     def __init__(
         self,
@@ -69,7 +72,6 @@ class TorchGeoScenes(FileScenes):
             size,
             classes,
             max_bad,
-            self._read_file,
         )
 
     @classmethod
@@ -79,9 +81,9 @@ class TorchGeoScenes(FileScenes):
         return tuple(load_taxonomy().class_info(cls.facts.name, key) for key in class_folders(folder))
 
     @classmethod
-    @abstractmethod
     def torchgeo_class(cls) -> Any:
         """The dataset's class, imported when needed: torchgeo takes seconds to import."""
+        return resolve_name(cls.torchgeo_name)
 
     @classmethod
     def _layout(cls) -> str:
@@ -92,11 +94,6 @@ class TorchGeoScenes(FileScenes):
     def _stored_bands(self) -> BandSet:
         """Bands of the files, in their order."""
         return get_bands(self.sensor)
-
-    @staticmethod
-    def _read_file(path: Path) -> RawChip:
-        """Read one file as torchgeo does: colour images through Pillow, even where they are TIFFs."""
-        return read_photo(path)
 
     @classmethod
     def _located(cls, given: str | Path | None, download: bool) -> Path:
@@ -124,9 +121,11 @@ class TorchGeoScenes(FileScenes):
         """Positions of the chips in torchgeo's lists.
 
         Raises:
-            SplitError: If a list is missing or does not fit the images.
+            SplitError: If the dataset has no lists, or one is missing or does not fit the images.
         """
         dataset = self.torchgeo_class()
+        if not hasattr(dataset, "splits"):
+            return super().official_split()
         positions = {chip_id: position for position, chip_id in enumerate(self.chip_ids)}
         parts = {}
         for part in dataset.splits:
@@ -186,6 +185,7 @@ def _list_url(dataset: Any, part: str) -> str:
 class UCMercedScenes(TorchGeoScenes):
     """UC Merced Land Use (Yang and Newsam 2010)."""
 
+    torchgeo_name = "torchgeo.datasets:UCMerced"
     facts = SourceFacts(
         "ucmerced",
         gsd=0.3,
@@ -196,13 +196,6 @@ class UCMercedScenes(TorchGeoScenes):
     )
     published_split = PublishedSplit(0.5)
 
-    @classmethod
-    def torchgeo_class(cls) -> Any:
-        """The class UCMerced of torchgeo."""
-        from torchgeo.datasets import UCMerced
-
-        return UCMerced
-
 
 @DATASETS.register(
     "resisc45", summary="45 scene classes, RGB, 0.2 to 30 m", source="https://doi.org/10.1109/JPROC.2017.2675998"
@@ -210,6 +203,7 @@ class UCMercedScenes(TorchGeoScenes):
 class RESISC45Scenes(TorchGeoScenes):
     """NWPU-RESISC45 (Cheng, Han and Lu 2017). Its GSD of 0.2 to 30 m is given as the geometric mean."""
 
+    torchgeo_name = "torchgeo.datasets:RESISC45"
     facts = SourceFacts(
         "resisc45",
         gsd=2.4,
@@ -220,13 +214,6 @@ class RESISC45Scenes(TorchGeoScenes):
     )
     published_split = PublishedSplit(600, 100)
 
-    @classmethod
-    def torchgeo_class(cls) -> Any:
-        """The class RESISC45 of torchgeo."""
-        from torchgeo.datasets import RESISC45
-
-        return RESISC45
-
 
 @DATASETS.register(
     "eurosat",
@@ -236,6 +223,7 @@ class RESISC45Scenes(TorchGeoScenes):
 class EuroSATScenes(TorchGeoScenes):
     """EuroSAT (Helber et al. 2019), in order of wavelength: its files hold B8A last."""
 
+    torchgeo_name = "torchgeo.datasets:EuroSAT"
     facts = SourceFacts(
         "eurosat",
         gsd=10.0,
@@ -245,22 +233,11 @@ class EuroSATScenes(TorchGeoScenes):
         "learning benchmark for land use and land cover classification. IEEE JSTARS. doi:10.1109/JSTARS.2019.2918242",
     )
     sensor = "sentinel2"
-
-    @classmethod
-    def torchgeo_class(cls) -> Any:
-        """The class EuroSAT of torchgeo."""
-        from torchgeo.datasets import EuroSAT
-
-        return EuroSAT
+    reader = staticmethod(read_raster)
 
     def _stored_bands(self) -> BandSet:
         """The order of the files, as torchgeo knows it."""
         return get_bands(self.sensor, self.torchgeo_class().all_band_names)
-
-    @staticmethod
-    def _read_file(path: Path) -> RawChip:
-        """Read one file through GDAL, as torchgeo does."""
-        return read_raster(path)
 
 
 @DATASETS.register(
@@ -269,6 +246,7 @@ class EuroSATScenes(TorchGeoScenes):
 class AIDScenes(TorchGeoScenes):
     """AID (Xia et al. 2017). Its GSD of 0.5 to 8 m is given as the geometric mean, at 600 pixels a side."""
 
+    torchgeo_name = "rsdistill.datasets.aid:AID"
     facts = SourceFacts(
         "aid",
         gsd=2.0,
@@ -278,18 +256,3 @@ class AIDScenes(TorchGeoScenes):
         "classification. IEEE TGRS. doi:10.1109/TGRS.2017.2685945",
     )
     published_split = PublishedSplit(0.5)
-
-    @classmethod
-    def torchgeo_class(cls) -> Any:
-        """AID in torchgeo's manner."""
-        from rsdistill.datasets.aid import AID
-
-        return AID
-
-    def official_split(self) -> dict[str, NDArray[np.int64]]:
-        """AID has no official lists.
-
-        Raises:
-            SplitError: Always.
-        """
-        return super(FileScenes, self).official_split()

@@ -50,20 +50,20 @@ def vlm(model, **options):
 @pytest.fixture
 def asked(monkeypatch):
     """Sizes of the batches that models were asked, in order."""
-    sizes, answer = [], VisionLanguageModel._answer
+    sizes, answer = [], VisionLanguageModel.answer_at_once
 
     def counted(self, questions, length):
         sizes.append(len(questions))
         return answer(self, questions, length)
 
-    monkeypatch.setattr(VisionLanguageModel, "_answer", counted)
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", counted)
     return sizes
 
 
 def saying(monkeypatch, texts):
     """Make every model say these texts, in turn."""
     left = iter(texts)
-    monkeypatch.setattr(VisionLanguageModel, "_answer", lambda _, questions, __: [next(left) for _ in questions])
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", lambda _, questions, __: [next(left) for _ in questions])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,7 +179,7 @@ def test_two_processes_write_what_one_would(models, tiny_data, quiet, tmp_path):
 def test_batches_are_halved_when_memory_runs_out(llava, tiny_data, quiet, monkeypatch, asked):
     whole = vlm(llava, batch=8).caption(tiny_data, trainer=quiet)
     asked.clear()
-    answer = VisionLanguageModel._answer
+    answer = VisionLanguageModel.answer_at_once
 
     def narrow(self, questions, length):
         if len(questions) > 2:
@@ -187,7 +187,7 @@ def test_batches_are_halved_when_memory_runs_out(llava, tiny_data, quiet, monkey
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return answer(self, questions, length)
 
-    monkeypatch.setattr(VisionLanguageModel, "_answer", narrow)
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", narrow)
     assert vlm(llava, batch=8).caption(tiny_data, trainer=quiet) == whole
     assert asked[:4] == [-8, -4, 2, 2] and min(asked[2:]) > 0 and sum(asked[2:]) == 27
 
@@ -204,7 +204,7 @@ def test_a_single_chip_that_does_not_fit_is_a_clear_error(llava, tiny_data, quie
     def full(*_):
         raise error
 
-    monkeypatch.setattr(VisionLanguageModel, "_answer", full)
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", full)
     with pytest.raises(ModelError, match="out of memory on a single chip; choose a smaller model.*bfloat16"):
         vlm(llava).caption(tiny_data, trainer=quiet)
 
@@ -213,7 +213,7 @@ def test_what_a_model_cannot_take_is_told(llava, tiny_data, quiet, monkeypatch):
     def broken(*_):
         raise ValueError("Image features and image tokens do not match\nand more")
 
-    monkeypatch.setattr(VisionLanguageModel, "_answer", broken)
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", broken)
     with pytest.raises(ModelError, match="cannot describe a chip: Image features and image tokens do not match$"):
         vlm(llava).caption(tiny_data, trainer=quiet)
 
@@ -292,7 +292,7 @@ def test_false_colour_and_facts_go_with_the_question(llava, tiny_data, quiet, mo
         questions.extend(asked)
         return ["green fields"] * len(asked)
 
-    monkeypatch.setattr(VisionLanguageModel, "_answer", listen)
+    monkeypatch.setattr(VisionLanguageModel, "answer_at_once", listen)
     vlm(llava, false_colour=True, facts=True, prompt="What of {name}?").caption(tiny_data, "val", trainer=quiet)
     assert all(len(question.pictures) == 2 for question in questions)
     assert not np.array_equal(*questions[0].pictures)

@@ -156,15 +156,13 @@ class Unlisted(ListedScenes):
 
 @pytest.mark.parametrize("scheme", ["stratified", "torchgeo"])
 def test_dataset_of_another_maker_is_governed_too(scheme, policy, tmp_path):
-    DATASETS.register("unlisted", summary="")(Unlisted)
-    try:
+    with DATASETS.temporary():
+        DATASETS.register("unlisted", summary="")(Unlisted)
         policy.write_text(
             "dataset: unlisted\nrules:\n  - {class: c1, action: exclude}\n  - {pattern: 'c*', action: allow}\n"
         )
         data = load_dataset("unlisted", scheme=scheme, policy=policy)
         assert resolve_policy(Policy.load(policy), "unlisted", {}).excluded == ("c1",)
-    finally:
-        DATASETS._entries.pop("unlisted")
     assert [c.key for c in data.classes] == ["c0", "c2"]
     Unlisted.reads.clear()
     prepare(data, tmp_path / "prepared")

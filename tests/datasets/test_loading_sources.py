@@ -34,9 +34,9 @@ class Ramps(SceneSource):
 
 @pytest.fixture(autouse=True)
 def ramps():
-    DATASETS.register("ramps", summary="ramps")(Ramps)
-    yield
-    del DATASETS._entries["ramps"]
+    with DATASETS.temporary():
+        DATASETS.register("ramps", summary="ramps")(Ramps)
+        yield
 
 
 def test_loader_takes_size_bands_and_classes():
@@ -56,9 +56,8 @@ def test_larger_chips_are_interpolated_and_nodata_does_not_bleed():
     chip = Ramps.read(holes, 6)
     chip[:, :4] = 0
     holes.read = lambda index: chip.copy()
-    DATASETS._entries.pop("ramps")
-    DATASETS.register("ramps", summary="ramps with holes")(lambda: holes)
-    small = load_dataset("ramps", size=4).source.read(0)
+    DATASETS.register("ramps-with-holes", summary="ramps with holes")(lambda: holes)
+    small = load_dataset("ramps-with-holes", size=4).source.read(0)
     assert (small[:, :2] == 0).all() and (small[:, 2:] > 1000).all()
 
 

@@ -13,7 +13,7 @@ def test_ucmerced(real_data_root):
     source = load_dataset("ucmerced", real_data_root / "ucmerced", scheme="published", size=64).source
     assert np.bincount(source.labels).tolist() == [100] * 21
     assert source.gsd == pytest.approx(1.2)
-    odd = [i for i in range(len(source)) if source._reader(source.path(i)).pixels.shape != (3, 256, 256)]
+    odd = [i for i in range(len(source)) if source.reader(source.path(i)).pixels.shape != (3, 256, 256)]
     assert len(odd) == 44
     assert {source.read(i).shape for i in odd} == {(3, 64, 64)}
     # airplane01 and airplane02 are the same picture.
@@ -48,7 +48,7 @@ def test_eurosat_b8a_by_content(real_data_root):
     assert "B8A" in sorted(gap, key=gap.get)[:2]
     assert gap["B8A"] < 0.3 * gap["B09"]
     # What stands last in the file is near infrared; the second short-wave band is not.
-    last = data.source._reader(data.source.path(0)).pixels[EUROSAT_PLANES.index("B8A")]
+    last = data.source.reader(data.source.path(0)).pixels[EUROSAT_PLANES.index("B8A")]
     np.testing.assert_array_equal(data.source.read(0)[data.bands.index("B8A")], last)
     assert bands["B8A"].mean() > 1.5 * bands["B12"].mean()
 
