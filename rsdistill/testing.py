@@ -37,7 +37,7 @@ _CLASSES, _CHIPS = ("forest", "river", "runway"), 12
 _TRAINER = TrainerOptions(accelerator="cpu", progress=False)
 _CODEC = {"patch": 4, "block_channels": (16,), "latent_channels": 4, "steps": 4}
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-_FACTS = ("method", "options", "ipc", "seed", "dataset", "split", "digital_source_type", "versions")
+_MANIFEST = ("method", "options", "ipc", "seed", "dataset", "split", "digital_source_type", "versions")
 
 
 def check_dataset(dataset: str | type, options: Mapping[str, Any] | None = None, run: bool = True) -> None:
@@ -54,7 +54,7 @@ def check_dataset(dataset: str | type, options: Mapping[str, Any] | None = None,
     options = dict(options or {})
     with _registered(DATASETS, dataset) as name:
         source = create_source(name, options)
-        _check_facts(source)
+        _check_attributes(source)
         _check_labels(source)
         for index in np.unique(source.labels, return_index=True)[1].tolist():
             _check_chip(source, index)
@@ -202,14 +202,14 @@ def _check_run(groups: Mapping[str, Mapping[str, Any]]) -> DistilledSet:
         return run.sets()[0]
 
 
-def _check_facts(source: SceneSource) -> None:
+def _check_attributes(source: SceneSource) -> None:
     """What is said of a dataset as a whole."""
     _require(isinstance(source, SceneSource), f"dataset: {type(source).__name__} is no SceneSource")
-    for fact in ("name", "licence", "citation", "classes", "bands", "gsd", "labels", "chip_ids"):
-        _require(hasattr(source, fact), f"dataset: {type(source).__name__} has no attribute {fact}")
+    for attribute in ("name", "licence", "citation", "classes", "bands", "gsd", "labels", "chip_ids"):
+        _require(hasattr(source, attribute), f"dataset: {type(source).__name__} has no attribute {attribute}")
     where = f"dataset '{source.name}'"
-    for fact in ("name", "licence", "citation"):
-        _require(isinstance(getattr(source, fact), str), f"{where}: {fact} must be text")
+    for attribute in ("name", "licence", "citation"):
+        _require(isinstance(getattr(source, attribute), str), f"{where}: {attribute} must be text")
     _require(isinstance(source.bands, BandSet), f"{where}: bands must be a BandSet")
     _require(source.gsd > 0, f"{where}: gsd is {source.gsd}, not metres above 0")
     proper = bool(source.classes) and all(isinstance(info, ClassInfo) for info in source.classes)
@@ -338,8 +338,8 @@ def _check_images(method: Distiller, tiles: DistilledSet, data: SceneData, where
     _require(shape == real.shape[1:], f"{where}: images are of shape {shape}, the chips of {real.shape[1:]}")
     _require(kind == np.dtype(data.bands.dtype), f"{where}: images are {kind}, but bands.dtype is {data.bands.dtype}")
     _check_values(tiles.image, data.bands, where)
-    for fact in ("classes", "bands", "gsd"):
-        _require(getattr(tiles, fact) == getattr(data, fact), f"{where}: {fact} of the set are not those of the data")
+    for name in ("classes", "bands", "gsd"):
+        _require(getattr(tiles, name) == getattr(data, name), f"{where}: {name} of the set are not those of the data")
     chips = {chip.tobytes() for chip in real}
     copied = sum(image.tobytes() in chips for image in tiles.image)
     _require(method.real_pixels or not copied, f"{where}: {copied} images are real chips, but real_pixels is False")
@@ -377,7 +377,7 @@ def _check_steps(method: Distiller, loaded: Distiller, where: str, folder: Path)
 def _check_manifest(method: Distiller, tiles: DistilledSet, where: str) -> None:
     """What a set says of its making."""
     manifest = tiles.manifest
-    missing = [fact for fact in _FACTS if fact not in manifest]
+    missing = [attribute for attribute in _MANIFEST if attribute not in manifest]
     _require(not missing, f"{where}: the manifest lacks {', '.join(missing)}; take it from self.manifest(ipc, seed)")
     told = manifest["ipc"], manifest["seed"]
     _require(told == (_IPC, 0), f"{where}: the manifest says ipc and seed {told}, asked for were {(_IPC, 0)}")

@@ -25,7 +25,7 @@ from rsdistill.diffusion.monitoring import SampleGrid, Validation, WatchOptions
 from rsdistill.diffusion.parameterization import Draw, min_snr_weight, predicted_x0, training_target
 from rsdistill.diffusion.teacher import ConsistencyOptions, LatentTeacher, judge
 from rsdistill.errors import ModelError, OptionError
-from rsdistill.training.callbacks import LOG, Look
+from rsdistill.training.callbacks import LOG, StepMonitor
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
 
 # Share of samples that are shown the class prompt in place of a caption, so that both kinds of prompt work.
@@ -125,24 +125,26 @@ def train_denoiser(
     options = options.limited(len(train))
     batches = StepBatches(latents.reader(train), len(train), options.batch, derived_seed(seed, 20))
     module = DenoisingModule(model, model.tokenize([*prompts, ""]), options, teacher, seed, table)
-    looks = [] if folder is None else _looks(module, latents, prompts, Path(folder) / LOG)
-    fit(module, batches, options.steps, folder, trainer, label="train", parts=options.accumulate, looks=looks)
+    monitors = [] if folder is None else _monitors(module, latents, prompts, Path(folder) / LOG)
+    fit(
+        module, batches, options.steps, folder, trainer, label="train", accumulate=options.accumulate, monitors=monitors
+    )
     module.finish()
     model.unet.eval().requires_grad_(False)
     model.text_encoder.eval().requires_grad_(False)
     return model.to(resolve_device(trainer))
 
 
-def _looks(module: DenoisingModule, latents: LatentStore, prompts: Sequence[str], log: Path) -> list[Look]:
-    options, watch, looks = module.options, module.options.watch, []
+def _monitors(module: DenoisingModule, latents: LatentStore, prompts: Sequence[str], log: Path) -> list[StepMonitor]:
+    options, watch, monitors = module.options, module.options.watch, []
     if watch.validation and len(latents.positions("val")):
         # No more at a time than training takes.
         most = options.batch / options.accumulate
         validation = Validation(module, latents, watch.draws, most, options.consistency)
-        looks.append(Look(watch.validation, validation))
+        monitors.append(StepMonitor(watch.validation, validation))
     if watch.samples:
-        looks.append(Look(watch.samples, SampleGrid(module, latents, prompts, log, watch.columns)))
-    return looks
+        monitors.append(StepMonitor(watch.samples, SampleGrid(module, latents, prompts, log, watch.columns)))
+    return monitors
 
 
 class DenoisingModule(lightning.LightningModule):

@@ -5,33 +5,32 @@ from __future__ import annotations
 import csv
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning
-from lightning.pytorch.utilities import rank_zero_only
 from tqdm.auto import tqdm
 
 from rsdistill.errors import ArtifactError
 from rsdistill.utils.io import complete_file
 
 # Where a checkpoint says how many parts of a batch make a step.
-PARTS = "rsdistill_parts"
+ACCUMULATED = "rsdistill_parts"
 
 
-class Shared(Protocol):
+class ShardedBatches(Protocol):
     """Batches of which each process takes its share."""
 
     rank: int
     world: int
 
 
-class SharedBatches(lightning.Callback):
+class BatchSharding(lightning.Callback):
     """Tells the batches which share of them this process takes."""
 
-    def __init__(self, batches: Shared) -> None:
+    def __init__(self, batches: ShardedBatches) -> None:
         self._batches = batches
 
     def setup(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
@@ -39,7 +38,7 @@ class SharedBatches(lightning.Callback):
         self._batches.rank, self._batches.world = trainer.global_rank, trainer.world_size
 
 
-class Together(lightning.Callback):
+class PredictBarrier(lightning.Callback):
     """Lets no process go on before all have finished their share."""
 
     def on_predict_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -47,7 +46,7 @@ class Together(lightning.Callback):
         trainer.strategy.barrier("predict")
 
 
-class AfterSteps(lightning.Callback, ABC):
+class StepCallback(lightning.Callback, ABC):
     """Acts after optimiser steps, each of which may have taken several batches."""
 
     _step = 0
@@ -67,27 +66,27 @@ class AfterSteps(lightning.Callback, ABC):
         """Act; ``trainer.global_step`` steps are done."""
 
 
-class Look(AfterSteps):
-    """Looks at a model after every so many steps and after the last, and logs the figures that it finds.
+class StepMonitor(StepCallback):
+    """Measures a model after every so many steps and after the last, and logs the figures.
 
-    Every process looks, so that none waits for another; the first one logs.
+    Every process monitors, so that none waits for another; the first one logs.
 
     Args:
-        every: Steps between two looks.
-        look: Given the number of steps done; it must leave the training as it is.
+        every: Steps between two monitors.
+        measure: Given the number of steps done, returns figures; it must leave the training as it is.
     """
 
-    def __init__(self, every: int, look: Callable[[int], Mapping[str, float]]) -> None:
-        self._every, self._look = every, look
+    def __init__(self, every: int, measure: Callable[[int], Mapping[str, float]]) -> None:
+        self._every, self._measure = every, measure
 
     def after_step(self, trainer: lightning.Trainer) -> None:
-        """Look, if it is time."""
+        """Measure, if it is time."""
         step = trainer.global_step
         if step % self._every == 0 or step == trainer.max_steps:
-            _log(trainer, self._look(step))
+            _log(trainer, self._measure(step))
 
 
-class StepLog(AfterSteps):
+class StepLog(StepCallback):
     """Logs what the module logged in every so many steps.
 
     Lightning does so too, but after checkpoints: a kill would then lose a row.
@@ -102,7 +101,7 @@ class StepLog(AfterSteps):
             _log(trainer, {name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-class AtomicCheckpoint(AfterSteps):
+class AtomicCheckpoint(StepCallback):
     """Saves at intervals so that a kill at any moment leaves the last or the new checkpoint whole.
 
     It comes after all other callbacks, so that what they logged is on disk before it saves.
@@ -118,8 +117,8 @@ class AtomicCheckpoint(AfterSteps):
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        """Note the parts."""
-        checkpoint[PARTS] = trainer.accumulate_grad_batches
+        """Note in how many parts batches are taken."""
+        checkpoint[ACCUMULATED] = trainer.accumulate_grad_batches
 
     def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Save the end."""
@@ -135,55 +134,47 @@ class AtomicCheckpoint(AfterSteps):
 
 
 class Progress(lightning.Callback):
-    """A bar over optimiser steps that shows what the module logged with ``prog_bar=True``."""
+    """A bar of the first process, over optimiser steps or over its share of the batches to predict.
 
-    def __init__(self, label: str, steps: int) -> None:
-        self._label, self._steps = label, steps
-        self._bar: tqdm[Any] | None = None
+    Over steps it shows what the module logged with ``prog_bar=True``.
 
-    @rank_zero_only
+    Args:
+        label: Name on the bar.
+        total: Steps, or batches of all processes.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label, self._total = label, total
+
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """See Lightning."""
-        self._bar = tqdm(total=self._steps, initial=trainer.global_step, desc=self._label, unit="step", leave=False)
+        self._open(trainer, self._total, "step")
 
-    @rank_zero_only
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """See Lightning."""
-        if self._bar is not None:
-            self._bar.update(trainer.global_step - self._bar.n)
-            if self._bar.n % 10 == 0:
-                self._bar.set_postfix({k: f"{float(v):.3f}" for k, v in trainer.progress_bar_metrics.items()})
+        self._bar.update(trainer.global_step - self._bar.n)
+        if self._bar.n % 10 == 0 and not self._bar.disable:
+            self._bar.set_postfix({k: f"{float(v):.3f}" for k, v in trainer.progress_bar_metrics.items()})
 
-    @rank_zero_only
     def on_train_end(self, *_: Any) -> None:
         """See Lightning."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
-
-class PredictProgress(lightning.Callback):
-    """A bar over the first process's share of batches."""
-
-    def __init__(self, label: str, share: Callable[[], Sequence[Any]]) -> None:
-        self._label, self._share = label, share
-        self._bar: tqdm[Any] | None = None
-
-    @rank_zero_only
-    def on_predict_start(self, *_: Any) -> None:
+    def on_predict_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """See Lightning."""
-        self._bar = tqdm(total=len(self._share()), desc=self._label, unit="batch", leave=False)
+        self._open(trainer, len(range(0, self._total, trainer.world_size)), "batch")
 
-    @rank_zero_only
     def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
         """See Lightning."""
-        if self._bar is not None:
-            self._bar.update()
+        self._bar.update()
 
-    @rank_zero_only
     def on_predict_end(self, *_: Any) -> None:
         """See Lightning."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
+
+    def _open(self, trainer: lightning.Trainer, total: int, unit: str) -> None:
+        done, silent = trainer.global_step, not trainer.is_global_zero
+        self._bar = tqdm(total=total, initial=done, desc=self._label, unit=unit, leave=False, disable=silent)
 
 
 def _log(trainer: lightning.Trainer, figures: Mapping[str, float]) -> None:
@@ -198,7 +189,7 @@ _PART = "from_step_"
 Curve = tuple[list[int], list[float]]
 
 
-def part_name(step: int) -> str:
+def log_version(step: int) -> str:
     """Folder, within the log, of what is logged from a step on."""
     return f"{_PART}{step}"
 

@@ -26,16 +26,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rsdistill.errors import ArtifactError, DeviceError, OptionError, storage_errors
 from rsdistill.training.callbacks import (
+    ACCUMULATED,
     LOG,
-    PARTS,
     AtomicCheckpoint,
-    Look,
-    PredictProgress,
+    BatchSharding,
+    PredictBarrier,
     Progress,
-    SharedBatches,
     StepLog,
-    Together,
-    part_name,
+    StepMonitor,
+    log_version,
 )
 from rsdistill.utils.options import TrainerOptions
 
@@ -109,8 +108,8 @@ def fit(
     folder: str | Path | None = None,
     options: TrainerOptions | None = None,
     label: str = "training",
-    parts: int = 1,
-    looks: Sequence[Look] = (),
+    accumulate: int = 1,
+    monitors: Sequence[StepMonitor] = (),
 ) -> None:
     """Train a module for a number of optimiser steps, resuming where an earlier call was stopped.
 
@@ -122,9 +121,9 @@ def fit(
         folder: Where checkpoints and the log go; None keeps neither.
         options: Devices, precision and the like.
         label: Name on the progress bar.
-        parts: How often the module is given each batch before it steps: the module takes another part of it
+        accumulate: How often the module is given each batch before it steps: the module takes another part of it
             each time, and Lightning divides each loss by this number.
-        looks: What is looked at while the module trains, and logged.
+        monitors: What is measured while the module trains, and logged.
 
     Raises:
         DeviceError: If the device, precision or strategy is not available.
@@ -134,9 +133,9 @@ def fit(
     options = options or TrainerOptions()
     checkpoint = None if folder is None else Path(folder) / CHECKPOINT
     resumed = checkpoint is not None and checkpoint.exists()
-    batches.start = _checkpoint_step(checkpoint, module, parts) if resumed and checkpoint else 0
-    batches.repeats = parts
-    callbacks: list[lightning.Callback] = [SharedBatches(batches), *looks]
+    batches.start = _checkpoint_step(checkpoint, module, accumulate) if resumed and checkpoint else 0
+    batches.repeats = accumulate
+    callbacks: list[lightning.Callback] = [BatchSharding(batches), *monitors]
     if options.progress:
         callbacks.append(Progress(label, steps))
     logger = None
@@ -145,8 +144,8 @@ def fit(
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(StepLog(max(1, min(_LOG_EVERY, steps // 10))))
         callbacks.append(AtomicCheckpoint(checkpoint, options.checkpoint_seconds))
-        logger = CSVLogger(checkpoint.parent, name=LOG, version=part_name(batches.start))
-    trainer = _build_trainer(options, steps, callbacks, logger, parts)
+        logger = CSVLogger(checkpoint.parent, name=LOG, version=log_version(batches.start))
+    trainer = _build_trainer(options, steps, callbacks, logger, accumulate)
     loader = DataLoader(batches, batch_size=None)
     with warnings.catch_warnings(), _interruptible():
         _quiet()
@@ -175,10 +174,10 @@ def predict(
         DeviceError: If the device, precision or strategy is not available.
     """
     options = options or TrainerOptions()
-    source = _SharedBatches(batches)
-    callbacks: list[lightning.Callback] = [SharedBatches(source), Together()]
+    source = _ShardedBatches(batches)
+    callbacks: list[lightning.Callback] = [BatchSharding(source), PredictBarrier()]
     if options.progress:
-        callbacks.append(PredictProgress(label, source.share))
+        callbacks.append(Progress(label, len(batches)))
     trainer = _build_trainer(options, 1, callbacks, None)
     with warnings.catch_warnings(), _interruptible():
         _quiet()
@@ -209,7 +208,7 @@ def _build_trainer(
     steps: int,
     callbacks: list[lightning.Callback],
     logger: CSVLogger | None,
-    parts: int = 1,
+    accumulate: int = 1,
 ) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
@@ -224,7 +223,7 @@ def _build_trainer(
                 max_steps=steps,
                 callbacks=callbacks,
                 logger=logger or False,
-                accumulate_grad_batches=parts,
+                accumulate_grad_batches=accumulate,
                 # StepLog does it.
                 log_every_n_steps=0,
                 # Some gradients add up in an order that threads decide, unless told otherwise.
@@ -267,7 +266,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*predict returned None.*")
 
 
-def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule, parts: int) -> int:
+def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule, accumulate: int) -> int:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         step, shapes = int(state["global_step"]), {name: value.shape for name, value in state["state_dict"].items()}
@@ -276,12 +275,12 @@ def _checkpoint_step(checkpoint: Path, module: lightning.LightningModule, parts:
     if shapes != {name: value.shape for name, value in module.state_dict().items()}:
         raise ArtifactError(f"{checkpoint} is of another model; delete it, or choose another folder")
     # Lightning goes on counting batches, of which the parts of a step are so many.
-    if state.get(PARTS, 1) != parts:
-        raise ArtifactError(f"{checkpoint} took batches in {state.get(PARTS, 1)} part(s); go on so, or delete it")
+    if state.get(ACCUMULATED, 1) != accumulate:
+        raise ArtifactError(f"{checkpoint} took batches in {state.get(ACCUMULATED, 1)} part(s); go on so, or delete it")
     return step
 
 
-class _SharedBatches(IterableDataset[Any]):
+class _ShardedBatches(IterableDataset[Any]):
     """The batches of one process: every ``world``-th, from its own number on."""
 
     def __init__(self, batches: Sequence[Any]) -> None:
@@ -290,7 +289,4 @@ class _SharedBatches(IterableDataset[Any]):
         self.rank, self.world = 0, 1
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.share())
-
-    def share(self) -> Sequence[Any]:
-        return self._batches[self.rank :: self.world]
+        return iter(self._batches[self.rank :: self.world])

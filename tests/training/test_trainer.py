@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsdistill.errors import ArtifactError, DeviceError, OptionError
 from rsdistill.training import callbacks as training_callbacks
-from rsdistill.training.callbacks import Look, training_log
+from rsdistill.training.callbacks import StepMonitor, training_log
 from rsdistill.training.trainer import (
     CHECKPOINT,
     StepBatches,
@@ -210,7 +210,7 @@ class Pieces(Line):
 def test_parts_of_a_batch_step_like_the_whole(quiet, tmp_path, parts):
     whole, pieces = Line(), Pieces(parts)
     fit(whole, batches(), STEPS, None, quiet)
-    fit(pieces, batches(), STEPS, tmp_path, quiet, parts=parts)
+    fit(pieces, batches(), STEPS, tmp_path, quiet, accumulate=parts)
     assert len(pieces.steps) == STEPS
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -219,13 +219,13 @@ def test_parts_of_a_batch_step_like_the_whole(quiet, tmp_path, parts):
 def test_a_fit_in_parts_killed_within_a_step_ends_like_an_undisturbed_one(quiet, tmp_path):
     every_step = replace(quiet, checkpoint_seconds=0.0)
     whole = Pieces(3)
-    fit(whole, batches(), STEPS, tmp_path / "whole", quiet, parts=3)
+    fit(whole, batches(), STEPS, tmp_path / "whole", quiet, accumulate=3)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(Pieces(3, fail_at=7), batches(), STEPS, tmp_path / "killed", every_step, parts=3)
+        fit(Pieces(3, fail_at=7), batches(), STEPS, tmp_path / "killed", every_step, accumulate=3)
     with pytest.raises(ArtifactError, match=r"took batches in 3 part\(s\); go on so, or delete it"):
-        fit(Pieces(2), batches(), STEPS, tmp_path / "killed", every_step, parts=2)
+        fit(Pieces(2), batches(), STEPS, tmp_path / "killed", every_step, accumulate=2)
     resumed = Pieces(3)
-    fit(resumed, batches(), STEPS, tmp_path / "killed", every_step, parts=3)
+    fit(resumed, batches(), STEPS, tmp_path / "killed", every_step, accumulate=3)
     assert same_weights(resumed, whole) and len(resumed.steps) == STEPS - 7
     assert training_log(tmp_path / "killed" / "log") == training_log(tmp_path / "whole" / "log")
 
@@ -237,14 +237,14 @@ class Logged(Line):
         return loss
 
 
-def test_looks_come_at_their_steps_and_at_the_end_and_leave_a_log(quiet, tmp_path):
+def test_monitors_come_at_their_steps_and_at_the_end_and_leave_a_log(quiet, tmp_path):
     seen = []
 
     def look(step):
         seen.append(step)
         return {"seen": step / 2}
 
-    fit(Logged(), batches(), STEPS, tmp_path, quiet, looks=[Look(5, look)])
+    fit(Logged(), batches(), STEPS, tmp_path, quiet, monitors=[StepMonitor(5, look)])
     assert seen == [5, 10, STEPS]
     log = training_log(tmp_path / "log")
     assert log["seen"] == ([5, 10, STEPS], [2.5, 5.0, STEPS / 2])
@@ -259,7 +259,14 @@ def test_the_log_of_a_killed_fit_is_that_of_an_undisturbed_one(quiet, tmp_path, 
     seldom = replace(quiet, checkpoint_seconds=3.0)
 
     def train(folder, fail_at=None):
-        fit(Logged(fail_at=fail_at), batches(), STEPS, tmp_path / folder, seldom, looks=[Look(2, lambda s: {"s": s})])
+        fit(
+            Logged(fail_at=fail_at),
+            batches(),
+            STEPS,
+            tmp_path / folder,
+            seldom,
+            monitors=[StepMonitor(2, lambda s: {"s": s})],
+        )
 
     train("whole")
     for fail_at in kills:
