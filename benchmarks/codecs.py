@@ -124,7 +124,10 @@ def fit_codecs(data: SceneData, options: argparse.Namespace) -> dict[str, Codec]
 def build_rgb(options: argparse.Namespace, channels: int, folder: str) -> str:
     """Folder of a codec that knows red, green and blue alone."""
     data = open_data(options, COLOURS)
-    codec = create_codec("kl", data.bands, **OPTIONS["kl"], latent_channels=channels, seed=options.seed)
+    chosen = {**OPTIONS["kl"], "latent_channels": channels, "seed": options.seed}
+    if options.steps is not None:
+        chosen["steps"] = options.steps
+    codec = create_codec("kl", data.bands, **chosen)
     return str(codec.fit(data, trainer=TRAINER).save(folder))
 
 

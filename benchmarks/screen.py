@@ -103,9 +103,12 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=10, help="real test chips of each class, without --tiles")
     parser.add_argument("--plant", type=int, default=20, help="excluded chips slipped in")
     parser.add_argument("--repeats", type=int, default=5, help="times that other chips are slipped in")
+    parser.add_argument("--classes", nargs="*", help="allowed classes; all that are not excluded unless given")
+    parser.add_argument("--steps", type=int, default=ScreenOptions.steps, help="steps of the detector's training")
     args = parser.parse_args()
-    data = load_dataset("aid", args.root, scheme="published", val=0.1, size=args.size)
-    options = ScreenOptions(network=args.network)
+    classes = args.classes and [*EXCLUDED, *args.classes]
+    data = load_dataset("aid", args.root, scheme="published", val=0.1, size=args.size, classes=classes)
+    options = ScreenOptions(network=args.network, steps=args.steps)
     begun = time.process_time()
     detector = train_detector(data, EXCLUDED, options, TrainerOptions(progress=False))
     figures = detector.figures

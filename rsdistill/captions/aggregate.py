@@ -100,8 +100,7 @@ def aggregate(
     elif options.kind == "medoid":
         found = _medoids(clusters, options)
     else:
-        found = _summaries(clusters, names, write, clean)
-        found = [_with_class_name(*of_cluster) for of_cluster in zip(found, names, class_prompts, strict=True)]
+        found = _summaries(clusters, names, class_prompts, write, clean)
     prompts = [text or class_prompt for text, class_prompt in zip(found, class_prompts, strict=True)]
     fitted = [fit_prompt(prompt, tokenizer) for prompt in prompts]
     shortened = sum(short != prompt for short, prompt in zip(fitted, prompts, strict=True))
@@ -183,37 +182,33 @@ def _medoids(clusters: Sequence[Sequence[Sequence[str]]], options: AggregationOp
 
 
 def _summaries(
-    clusters: Sequence[Sequence[Sequence[str]]], names: Sequence[str], write: Write | None, clean: Clean
+    clusters: Sequence[Sequence[Sequence[str]]],
+    names: Sequence[str],
+    class_prompts: Sequence[str],
+    write: Write | None,
+    clean: Clean,
 ) -> list[str]:
+    """What the model says of each cluster, behind the class prompt where it does not name the class."""
     if write is None:
         raise ModelError(
             "aggregation.kind 'llm' needs a captioner whose model writes text; set captions.name to vlm, or choose "
             "'frequency' or 'medoid'"
         )
     summaries = []
-    for chips, name in zip(clusters, names, strict=True):
-        sentences = [sentence for sentence, _ in _by_count(_sentences(chips))[:_MOST_SENTENCES]]
+    for chips, name, class_prompt in zip(clusters, names, class_prompts, strict=True):
+        counts = Counter(_sentences(chips))
+        sentences = sorted(counts, key=lambda sentence: (-counts[sentence], sentence))[:_MOST_SENTENCES]
         lines = "\n".join(f"- {sentence}" for sentence in sentences)
         answer = write(_REQUEST.format(name=name, lines=lines)) if sentences else ""
         # Models like to answer in quotes, or as a list of one.
-        phrase = " ".join(answer.split()).strip("-*\"' ")
-        summaries.append(clean(phrase).strip())
+        phrase = clean(" ".join(answer.split()).strip("-*\"' ")).strip()
+        named = not phrase or name.lower() in phrase.lower()
+        summaries.append(phrase if named else f"{class_prompt.rstrip(' .:,')}: {phrase}")
     return summaries
-
-
-def _with_class_name(text: str, name: str, class_prompt: str) -> str:
-    """A summary that names its class: as it is where it does so already."""
-    if not text or name.lower() in text.lower():
-        return text
-    return f"{class_prompt.rstrip(' .:,')}: {text}"
 
 
 def _sentences(chips: Sequence[Sequence[str]]) -> list[str]:
     return [sentence.strip() for chip in chips for sentence in chip if sentence.strip()]
-
-
-def _by_count(sentences: Sequence[str]) -> list[tuple[str, int]]:
-    return sorted(Counter(sentences).items(), key=lambda item: (-item[1], item[0]))
 
 
 def _fits(prompt: str, tokenizer: PreTrainedTokenizerBase) -> bool:

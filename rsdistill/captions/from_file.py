@@ -251,7 +251,11 @@ class FileCaptioner(Captioner):
         sentences = read_captions(path)
         matches = self._match(sentences, data)
         named = [matches.chips[index] for index in view.indices]
-        self._check_words(sentences, [name for name in matches.chips if name is not None])
+        if empty := [name for name in matches.chips if name is not None and not sentences[name]]:
+            raise DatasetError(
+                f"captions file {self.path} has {len(empty)} image(s) without words: {listed(empty)}; "
+                "write a caption for each or take them out"
+            )
         lacking = [chip for chip, name in zip(view.chip_ids, named, strict=True) if name is None]
         if lacking and self.missing == "error":
             raise DatasetError(
@@ -286,11 +290,3 @@ class FileCaptioner(Captioner):
                 stacklevel=2,
             )
         return matches
-
-    def _check_words(self, sentences: Sentences, names: list[str]) -> None:
-        empty = [name for name in names if not sentences[name]]
-        if empty:
-            raise DatasetError(
-                f"captions file {self.path} has {len(empty)} image(s) without words: {listed(empty)}; "
-                "write a caption for each or take them out"
-            )

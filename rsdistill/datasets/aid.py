@@ -120,16 +120,7 @@ class AID(NonGeoClassificationDataset):  # type: ignore[misc,unused-ignore]
         extract_archive(archive)
 
     def plot(self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Plot a sample from the dataset.
-
-        Args:
-            sample: a sample returned by :meth:`__getitem__`
-            show_titles: flag indicating whether to show titles above each panel
-            suptitle: optional string to use as a suptitle
-
-        Returns:
-            a matplotlib Figure with the rendered sample
-        """
+        """Plot a sample from the dataset; see :func:`plot_sample`."""
         picture = sample["image"].permute(1, 2, 0).numpy() / 255
         return plot_sample(picture, sample, self.classes, show_titles, suptitle)
 
@@ -141,7 +132,7 @@ def plot_sample(
 
     Args:
         picture: What to show, (H, W, 3), float in 0..1 or uint8.
-        sample: Its label and, where there is one, prediction.
+        sample: What the dataset's ``__getitem__`` gave, of which label and prediction, if any, are shown.
         classes: Names that labels point into.
         show_titles: Whether to show the class above the image.
         suptitle: Title of the figure.

@@ -88,13 +88,7 @@ class DistilledTiles(NonGeoClassificationDataset):  # type: ignore[misc,unused-i
         return self._found
 
     def plot(self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Plot a sample in natural colour, bands by wavelength.
-
-        Args:
-            sample: A sample returned by :meth:`__getitem__`.
-            show_titles: Show the class above the image.
-            suptitle: Title of the figure.
-        """
+        """Plot a sample in natural colour, bands by wavelength; see :func:`rsdistill.datasets.aid.plot_sample`."""
         from rsdistill.imaging.composites import to_rgb
 
         picture = to_rgb(sample["image"].numpy()[None], self.bands, NATURAL_COLOUR)[0]

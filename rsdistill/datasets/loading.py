@@ -175,16 +175,12 @@ def source_options(
     left = {option: asked.pop(option) for option in _SHARED if option in asked and option not in takes}
     if left.pop("root", None) is not None:
         raise OptionError(f"option root (data.root in a config): dataset '{name}' reads no files; leave it out")
-    _refuse_unknown(asked, factory, takes, where)
-    return DATASETS.parse(name, asked, where), parse_options(LoaderOptions, left, where)
-
-
-def _refuse_unknown(asked: Mapping[str, Any], factory: Any, takes: Mapping[str, Any], where: str) -> None:
-    """Refuse what neither source nor loader knows; old names are left to the check of the source's own."""
     known = [*takes, *(option for option in _SHARED if option != "root" and option not in takes)]
     for option in asked:
+        # Old names are left to the check of the source's own.
         if option not in takes and option not in getattr(factory, "RENAMED", {}):
             raise UnknownNameError(f"option of {where}", str(option), known)
+    return DATASETS.parse(name, asked, where), parse_options(LoaderOptions, left, where)
 
 
 def check_data_options(name: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,15 +324,7 @@ def resolve_policy(policy: Policy, name: str, options: Mapping[str, Any]) -> Res
 
 
 def known_classes(name: str, options: Mapping[str, Any]) -> tuple[ClassInfo, ...] | None:
-    """All classes of a dataset, told without opening a chip; None where only loading tells.
-
-    Args:
-        name: Registered name of the dataset.
-        options: What the dataset would be built with.
-
-    Raises:
-        DatasetError: If the dataset is missing.
-    """
+    """All classes of a dataset by its registered name; see :meth:`SceneSource.known_classes`."""
     tell = getattr(DATASETS.get(name).factory, "known_classes", None)
     found: tuple[ClassInfo, ...] | None = None if tell is None else tell(options)
     return found

@@ -54,10 +54,11 @@ class BandStatistics:
 
         A band without a single measurement has the count 0 and None for the rest.
         """
-        return [
-            {"name": name, **moments.to_dict(), **_robust(sample)}
-            for name, moments, sample in zip(self._bands.names, self._moments, self._samples, strict=True)
-        ]
+        rows = []
+        for name, moments, sample in zip(self._bands.names, self._moments, self._samples, strict=True):
+            low, high = np.percentile(np.concatenate(sample), PERCENTILES).tolist() if sample else (None, None)
+            rows.append({"name": name, **moments.to_dict(), "low": low, "high": high})
+        return rows
 
 
 class _Moments:
@@ -82,14 +83,6 @@ class _Moments:
             return {"count": 0, "min": None, "max": None, "mean": None, "std": None}
         deviation = float(np.sqrt(self.squares / self.count))
         return {"count": self.count, "min": self.low, "max": self.high, "mean": self.mean, "std": deviation}
-
-
-def _robust(sample: list[NDArray[Any]]) -> dict[str, float | None]:
-    """Range that leaves out the extremes."""
-    if not sample:
-        return {"low": None, "high": None}
-    low, high = np.percentile(np.concatenate(sample), PERCENTILES)
-    return {"low": float(low), "high": float(high)}
 
 
 CHIPS, INDEX = "chips.npy", "index.json"

@@ -1,7 +1,4 @@
-"""Small copies of all real chips of a dataset, read once and used by every comparison.
-
-Only these small copies stay in memory; chips at their own size are read in blocks.
-"""
+"""Small copies of real chips, which stay in memory; chips at their own size are read in blocks."""
 
 from __future__ import annotations
 
@@ -76,13 +73,7 @@ class RealChips:
 
 
 def read_chips(view: SceneView, bands: BandSet, size: int | None) -> Chips:
-    """Small copies of a view's chips, read in blocks.
-
-    Args:
-        view: The chips.
-        bands: Their bands.
-        size: Side of the copies in pixels; None keeps the chips' own size.
-    """
+    """Copies of ``size`` pixels a side of a view's chips, or of their own size, read in blocks."""
     if not len(view):
         side = size or 1
         return Chips(torch.empty(0, len(bands), side, side), np.empty(0, np.int64))

@@ -98,15 +98,9 @@ class SplitOptions:
 
 @dataclass
 class _Unit:
-    """Chips that stay together, because their pixels are exactly equal.
+    """Chips that stay together, because their pixels are exactly equal; ``counts`` are those of each class."""
 
-    Attributes:
-        key: Chip id that comes first in the alphabet: names the unit on every machine.
-        members: Positions of the chips.
-        counts: How many of them each class has.
-    """
-
-    key: str
+    key: str  # The chip id that comes first in the alphabet names the unit on every machine.
     members: list[int] = field(default_factory=list)
     counts: Counter[int] = field(default_factory=Counter)
 
@@ -133,12 +127,14 @@ def split_scenes(source: SceneSource, options: SplitOptions | None = None) -> Sc
     units = _units(source, range(len(source)))
     if options.scheme == "stratified":
         share = _TRAIN if options.train is None else options.train
-        learn = _draw(source, units, _shares(source, share, at_least=1), f"train/{options.seed}")
+        learn = _draw(source, units, _shares(source, share, at_least=1, within=units), f"train/{options.seed}")
         test = _without(units, learn)
     else:
         learn, test = _published(source, units, options.seed)
     _require_every_class(source, options.scheme, learn, test)
-    val = _cut_val(source, learn, _VAL if options.val is None else options.val, options.seed)
+    share = _VAL if options.val is None else options.val
+    wanted = _shares(source, share, at_least=0, within=learn)
+    val = _draw(source, learn, wanted, f"val/{options.seed}") if any(wanted) else []
     return _views(source, _without(learn, val), val, test)
 
 
@@ -148,7 +144,7 @@ def _published(source: SceneSource, units: list[_Unit], seed: int) -> tuple[list
     if published is None:
         raise SplitError(f"dataset '{source.name}' has no published split; use scheme 'stratified'")
     if isinstance(published.train, float):
-        wanted = _shares(source, published.train, at_least=1)
+        wanted = _shares(source, published.train, at_least=1, within=units)
     else:
         wanted = _counts(source, published.train)
     learn = _draw(source, units, wanted, f"train/{seed}")
@@ -171,9 +167,9 @@ def _counts(source: SceneSource, train: int) -> list[int]:
     return [train] * len(source.classes)
 
 
-def _shares(source: SceneSource, share: float, at_least: int, within: Iterable[_Unit] | None = None) -> list[int]:
+def _shares(source: SceneSource, share: float, at_least: int, within: Iterable[_Unit]) -> list[int]:
     """Chips a class that make up a share, leaving at least one over."""
-    have = np.bincount(source.labels, minlength=len(source.classes)) if within is None else _class_sizes(source, within)
+    have = _class_sizes(source, within)
     return [max(min(round(share * int(n)), int(n) - 1), at_least) for n in have]
 
 
@@ -191,12 +187,7 @@ def _units(source: SceneSource, positions: Iterable[int]) -> list[_Unit]:
 def _draw(source: SceneSource, units: list[_Unit], wanted: list[int], salt: str, spare: int = 1) -> list[_Unit]:
     """Draw whole units at random until each class has the count wanted of it.
 
-    Args:
-        source: Where the units come from.
-        units: What to draw from.
-        wanted: Chips to draw of each class.
-        salt: Names this drawing; the same salt draws the same chips.
-        spare: Chips of each class that must stay behind.
+    The same salt draws the same chips; ``spare`` chips of each class stay behind.
     """
     left = _class_sizes(source, units)
     drawn: dict[str, _Unit] = {}
@@ -222,12 +213,6 @@ def _draw(source: SceneSource, units: list[_Unit], wanted: list[int], salt: str,
             if all(left[c] - n >= spare for c, n in smallest.counts.items()):
                 draw(smallest)
     return list(drawn.values())
-
-
-def _cut_val(source: SceneSource, learn: list[_Unit], share: float, seed: int) -> list[_Unit]:
-    """Units to move from train to val."""
-    wanted = _shares(source, share, at_least=0, within=learn)
-    return _draw(source, learn, wanted, f"val/{seed}") if any(wanted) else []
 
 
 def _class_sizes(source: SceneSource, units: Iterable[_Unit]) -> NDArray[np.int64]:

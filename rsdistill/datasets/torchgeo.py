@@ -143,7 +143,10 @@ class TorchGeoScenes(FileScenes):
 
     def _require_list(self, dataset: Any, part: str) -> None:
         """Make sure that a split list is there; torchgeo fetches it only together with the images."""
-        url = _list_url(dataset, part)
+        if hasattr(dataset, "split_urls"):
+            url = str(dataset.split_urls[part])
+        else:
+            url = f"{dataset.url}{dataset.split_filenames[part]}"
         path = self._root / url.rsplit("/", 1)[-1]
         if path.is_file():
             return
@@ -170,13 +173,6 @@ def _unpack(dataset: Any, root: Path, archive: Path) -> None:
     else:
         root.mkdir(parents=True, exist_ok=True)
         dataset(root=str(root), download=True, checksum=True)
-
-
-def _list_url(dataset: Any, part: str) -> str:
-    """Address of a split list; its last part is the name of the file in root."""
-    if hasattr(dataset, "split_urls"):
-        return str(dataset.split_urls[part])
-    return f"{dataset.url}{dataset.split_filenames[part]}"
 
 
 @DATASETS.register(

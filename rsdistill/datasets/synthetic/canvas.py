@@ -249,7 +249,7 @@ class Canvas:
         """
         at = at or self.full
         mix: Mix = {material: 1.0} if isinstance(material, str) else material
-        planes = {self._plane(name): weight for name, weight in mix.items()}
+        planes = {self._planes.setdefault(name, len(self._planes)): weight for name, weight in mix.items()}
         here = (at.rows, at.cols)
         keep = 1.0 - alpha
         below = self._fractions[: len(self._planes), at.rows, at.cols]
@@ -259,9 +259,6 @@ class Canvas:
         self.tone[here] = self.tone[here] * keep + alpha * tone
         if height is not None:
             self.height[here] = self.height[here] * keep + alpha * height
-
-    def _plane(self, material: str) -> int:
-        return self._planes.setdefault(material, len(self._planes))
 
 
 @dataclass

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from rsdistill.bands import get_bands, parse_bands
 from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import DATASETS, SceneSource
+from rsdistill.datasets.folder import chosen_classes
 from rsdistill.datasets.synthetic import built, rural
 from rsdistill.datasets.synthetic.canvas import EXTENT, Attributes, Canvas, Scene, band_responses
 from rsdistill.datasets.synthetic.sensor import Light, add_noise, reflectance, to_units
-from rsdistill.errors import ChipError, OptionError, UnknownNameError
+from rsdistill.errors import ChipError, OptionError
 from rsdistill.sensitive.taxonomy import load_taxonomy
 
 _PAINTERS: dict[str, Callable[[Scene], None]] = {
@@ -146,14 +147,12 @@ class SyntheticScenes(SceneSource):
 
 def _chosen(keys: Sequence[str] | None) -> tuple[ClassInfo, ...]:
     """The classes with these keys, in this order."""
-    known = {info.key: info for info in SYNTHETIC_CLASSES}
     if keys is None:
         return SYNTHETIC_CLASSES
+    known = {info.key: info for info in SYNTHETIC_CLASSES}
     if isinstance(keys, str) or not keys:
         raise OptionError(f"option 'classes' of dataset 'synthetic' must list class names ({', '.join(known)})")
-    for key in keys:
-        if key not in known:
-            raise UnknownNameError("class of synthetic:", key, known)
+    chosen_classes("synthetic", list(known), keys)
     if len(set(keys)) < len(keys):
         raise OptionError("option 'classes' of dataset 'synthetic' names a class twice; name each once")
     return tuple(known[key] for key in keys)
