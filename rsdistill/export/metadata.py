@@ -7,10 +7,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rsdistill.bands import BandSet
 from rsdistill.distilled import DistilledSet
@@ -72,11 +74,6 @@ def tile_stems(folders: Sequence[str], slots: Sequence[int]) -> list[str]:
     """Names of tiles without ending, such as ``forest_007``: sorted by name they are sorted by slot."""
     digits = max(_FEWEST_DIGITS, len(str(max(slots, default=0))))
     return [f"{folder}_{slot:0{digits}d}" for folder, slot in zip(folders, slots, strict=True)]
-
-
-def tile_path(folder: str, stem: str) -> str:
-    """Path of a tile below the exported folder, with forward slashes on every system."""
-    return f"{TILES}/{folder}/{stem}.tif"
 
 
 FORMAT = "rsdistill.tiles/1"
@@ -292,7 +289,7 @@ def list_tiles(tiles: DistilledSet, georef: GeoRef) -> list[Tile]:
             Tile(
                 position=position,
                 name=stem,
-                path=tile_path(folders[label], stem),
+                path=f"{TILES}/{folders[label]}/{stem}.tif",
                 class_key=info.key,
                 class_name=info.name,
                 sector=info.sector,
@@ -324,3 +321,36 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A plain text from a template; a name that it lacks is an error."""
+    return _environment(escape=False).get_template(template).render(**values)
+
+
+def fill_xml(template: str, **values: Any) -> str:
+    """An XML document from a template, indented.
+
+    Raises:
+        ExportError: If a value holds a character that XML has not.
+    """
+    try:
+        root = ET.fromstring(_environment(escape=True).get_template(template).render(**values))
+    except ET.ParseError as error:
+        raise ExportError(f"a class or dataset has a name that XML cannot hold ({error}); rename it") from error
+    for element in root.iter():
+        element.text = element.text if element.text and element.text.strip() else None
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+@cache
+def _environment(escape: bool) -> Environment:
+    return Environment(
+        loader=PackageLoader("rsdistill.export"),
+        autoescape=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

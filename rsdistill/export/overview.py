@@ -5,7 +5,6 @@ There is one VRT a class and one of all classes, with paths relative to themselv
 
 from __future__ import annotations
 
-import math
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -13,22 +12,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 from rsdistill.errors import ExportError, storage_errors
 from rsdistill.export.georef import REAL_PLACE, footprint
 from rsdistill.export.geotiff import Written, colour_interpretation
-from rsdistill.export.metadata import ALL, INDEX, INDEX_LAYER, MOSAICS, Facts, Tile
-from rsdistill.export.qgis_style import footprint_style, to_text
+from rsdistill.export.metadata import ALL, INDEX, INDEX_LAYER, MOSAICS, Facts, Tile, fill_xml
+from rsdistill.export.qgis_style import footprint_style
 from rsdistill.utils.io import complete_file
 
 if TYPE_CHECKING:
     import geopandas
 
-COLUMNS = (
-    "tile", "class_key", "class_name", "sector", "label", "slot", "seed", "score", "verdict", "caption", "source",
-    "licence", "path", "sha256",
-)  # fmt: skip
 _STYLES_TABLE = """
 CREATE TABLE layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
@@ -49,7 +43,7 @@ def tile_frame(tiles: Sequence[Tile], written: Sequence[Written], facts: Facts) 
         facts: What they share.
 
     Returns:
-        A frame with the columns :data:`COLUMNS` and a polygon a tile.
+        A frame with a row and a polygon a tile.
     """
     import geopandas
     import pandas as pd
@@ -110,7 +104,7 @@ def _write_geopackage(path: Path, frame: geopandas.GeoDataFrame) -> None:
     classes = frame.sort_values("label")["class_name"].drop_duplicates()
     left, _, right, _ = frame.geometry.iloc[0].bounds
     with closing(sqlite3.connect(path)) as database, database:
-        _add_style(database, to_text(footprint_style(list(classes), right - left)))
+        _add_style(database, footprint_style(list(classes), right - left))
 
 
 def _add_style(database: sqlite3.Connection, style: str) -> None:
@@ -132,7 +126,6 @@ def _add_style(database: sqlite3.Connection, style: str) -> None:
 
 Box = tuple[float, float, float, float]
 _GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
-_MASK = 0
 
 
 @dataclass(frozen=True)
@@ -148,14 +141,6 @@ class Mosaic:
 
     name: str
     title: str
-    path: str
-    box: Box
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A raster that goes into a mosaic: its path below the exported folder, and where it lies."""
-
     path: str
     box: Box
 
@@ -185,10 +170,10 @@ def write_mosaics(folder: Path, tiles: Sequence[Tile], facts: Facts) -> tuple[Mo
         (folder / MOSAICS).mkdir(exist_ok=True)
         mosaics = []
         for _, members in sorted(by_class.items()):
-            sources = [_Source(tile.path, _box(tile, facts.size)) for tile in members]
+            sources = [(tile.path, _box(tile, facts.size)) for tile in members]
             name = members[0].path.split("/")[1]
             mosaics.append(_write(folder, name, members[0].class_name, sources, facts, spot.wkt, pixel))
-        parts = [_Source(mosaic.path, mosaic.box) for mosaic in mosaics]
+        parts = [(mosaic.path, mosaic.box) for mosaic in mosaics]
         mosaics.append(_write(folder, ALL, "all tiles", parts, facts, spot.wkt, pixel))
     return tuple(mosaics)
 
@@ -215,49 +200,32 @@ def _box(tile: Tile, size: tuple[int, int]) -> Box:
 
 
 def _write(
-    folder: Path, name: str, title: str, sources: Sequence[_Source], facts: Facts, wkt: str, pixel: float
+    folder: Path, name: str, title: str, sources: Sequence[tuple[str, Box]], facts: Facts, wkt: str, pixel: float
 ) -> Mosaic:
-    boxes = [source.box for source in sources]
+    boxes = [box for _, box in sources]
     left, bottom = min(box[0] for box in boxes), min(box[1] for box in boxes)
     right, top = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    width, height = round((right - left) / pixel), round((top - bottom) / pixel)
-    root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-    ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = wkt
-    ET.SubElement(root, "GeoTransform").text = ", ".join(map(repr, (left, pixel, 0.0, top, 0.0, -pixel)))
-    meanings = colour_interpretation(facts.bands)
-    for number, (band, meaning) in enumerate(zip(facts.bands, meanings, strict=True), start=1):
-        element = ET.SubElement(root, "VRTRasterBand", dataType=_GDAL_TYPES[facts.encoding.dtype], band=str(number))
-        ET.SubElement(element, "Description").text = band.name
-        if facts.encoding.nodata is not None:
-            ET.SubElement(element, "NoDataValue").text = _number(facts.encoding.nodata)
-        ET.SubElement(element, "ColorInterp").text = meaning.name.capitalize()
-        ET.SubElement(element, "Scale").text = repr(facts.encoding.scale)
-        ET.SubElement(element, "Offset").text = repr(facts.encoding.offset)
-        _add_sources(element, sources, number, (left, top, pixel))
-    if needs_mask(facts):
-        mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        _add_sources(mask, sources, _MASK, (left, top, pixel))
-    ET.indent(root)
+    meanings = (meaning.name.capitalize() for meaning in colour_interpretation(facts.bands))
+    text = fill_xml(
+        "mosaic.vrt.j2",
+        size=(round((right - left) / pixel), round((top - bottom) / pixel)),
+        wkt=wkt,
+        transform=(left, pixel, 0.0, top, 0.0, -pixel),
+        dtype=_GDAL_TYPES[facts.encoding.dtype],
+        encoding=facts.encoding,
+        bands=[{"name": band.name, "meaning": meaning} for band, meaning in zip(facts.bands, meanings, strict=True)],
+        sources=[
+            {
+                "path": os.path.relpath(source, MOSAICS).replace(os.sep, "/"),
+                "width": round((box[2] - box[0]) / pixel),
+                "height": round((box[3] - box[1]) / pixel),
+                "column": round((box[0] - left) / pixel),
+                "row": round((top - box[3]) / pixel),
+            }
+            for source, box in sources
+        ],
+    )
     path = folder / MOSAICS / f"{name}.vrt"
     with complete_file(path) as partial:
-        partial.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
     return Mosaic(name, title, f"{MOSAICS}/{path.name}", (left, bottom, right, top))
-
-
-def _add_sources(band: ET.Element, sources: Sequence[_Source], number: int, frame: tuple[float, float, float]) -> None:
-    left, top, pixel = frame
-    for item in sources:
-        width = str(round((item.box[2] - item.box[0]) / pixel))
-        height = str(round((item.box[3] - item.box[1]) / pixel))
-        column, row = str(round((item.box[0] - left) / pixel)), str(round((top - item.box[3]) / pixel))
-        source = ET.SubElement(band, "SimpleSource")
-        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = os.path.relpath(item.path, MOSAICS).replace(
-            os.sep, "/"
-        )
-        ET.SubElement(source, "SourceBand").text = "mask,1" if number == _MASK else str(number)
-        ET.SubElement(source, "SrcRect", xOff="0", yOff="0", xSize=width, ySize=height)
-        ET.SubElement(source, "DstRect", xOff=column, yOff=row, xSize=width, ySize=height)
-
-
-def _number(value: float) -> str:
-    return "nan" if math.isnan(value) else repr(value)

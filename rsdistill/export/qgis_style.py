@@ -6,16 +6,16 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 
 from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
 from rsdistill.distilled import DistilledSet
+from rsdistill.export.metadata import fill_xml
 from rsdistill.imaging.composites import stretch_limits
 
 _MOST_TILES, _MOST_PIXELS = 256, 64
-TITLES = {"natural": "natural colour", "false": "false colour (near infrared as red)"}
+_TITLES = {"natural": "natural colour", "false": "false colour (near infrared as red)"}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,14 @@ class Composite:
     high: float
 
     @property
+    def grey(self) -> bool:
+        """Whether one band is shown."""
+        return len(set(self.bands)) == 1
+
+    @property
     def title(self) -> str:
         """What a map's legend calls it."""
-        return "grey" if len(set(self.bands)) == 1 else TITLES[self.name]
+        return "grey" if self.grey else _TITLES[self.name]
 
 
 def choose_composites(tiles: DistilledSet) -> tuple[Composite, ...]:
@@ -71,165 +76,47 @@ def _above(low: float, high: float) -> float:
     return high if high > low else float(np.nextafter(low, np.inf)) + 1e-6
 
 
-DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 # The oldest QGIS that the files are written for; later ones read them as well.
-QGIS_VERSION = "3.22.0"
-# Class and slot, with the audit's verdict where it is not a pass.
-LABEL = (
-    '"class_name" || \' \' || "slot" || '
-    "CASE WHEN \"verdict\" IN ('review', 'block') THEN ' (' || \"verdict\" || ')' ELSE '' END"
-)
+_QGIS_VERSION = "3.22.0"
 # Height of a label as a share of a tile's width, and width of a label in letters of that height.
 _LABEL_HEIGHT, _LABEL_WIDTH = 0.1, 1.6
 _GOLDEN = 0.618033988749895
 
 
-def raster_style(composite: Composite) -> ET.Element:
+def raster_style(composite: Composite) -> str:
     """Style of a tile or mosaic that shows one composite.
 
     Args:
         composite: Bands and limits, in physical values as QGIS reads scale and offset.
     """
-    root = _root()
-    add_raster_pipe(root, composite)
-    return root
+    return qgis_document("raster.qml.j2", composite=composite)
 
 
-def add_raster_pipe(layer: ET.Element, composite: Composite, alpha_band: int | None = None) -> None:
-    """Put a composite's renderer into a style or a project's layer.
-
-    Args:
-        layer: The style or layer.
-        composite: Bands and limits, in physical values as QGIS reads scale and offset.
-        alpha_band: Number of the band that says where there is no image, None if there is none.
-    """
-    pipe = ET.SubElement(layer, "pipe")
-    numbers = [str(position + 1) for position in composite.bands]
-    if len(set(numbers)) == 1:
-        attributes = {"type": "singlebandgray", "grayBand": numbers[0], "gradient": "BlackToWhite"}
-        enhanced = ["contrastEnhancement"]
-    else:
-        bands = zip(("redBand", "greenBand", "blueBand"), numbers, strict=True)
-        attributes = {"type": "multibandcolor", **dict(bands)}
-        enhanced = [f"{colour}ContrastEnhancement" for colour in ("red", "green", "blue")]
-    attributes |= {"alphaBand": str(alpha_band or -1), "opacity": "1"}
-    renderer = ET.SubElement(pipe, "rasterrenderer", attributes)
-    for name in enhanced:
-        _contrast(renderer, name, composite)
-    # Pixels are shown as they are: smoothing would hide what was generated.
-    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
-
-
-def footprint_style(classes: Sequence[str], side: float) -> ET.Element:
+def footprint_style(classes: Sequence[str], side: float) -> str:
     """Style of the tile index: an outline colour a class, and a label.
 
     Args:
         classes: Readable names of the classes, in order.
         side: Width of a tile in map units; labels are no wider.
     """
-    root = _root({"labelsEnabled": "1"})
-    add_footprint_style(root, classes, side)
-    return root
+    return qgis_document("footprints.qml.j2", **footprint_values(classes, side))
 
 
-def add_footprint_style(layer: ET.Element, classes: Sequence[str], side: float) -> None:
-    """Put the categories and labels of the tile index into a style or a project's layer."""
-    renderer = ET.SubElement(
-        layer, "renderer-v2", type="categorizedSymbol", attr="class_name", symbollevels="0", enableorderby="0"
-    )
-    categories = ET.SubElement(renderer, "categories")
-    symbols = ET.SubElement(renderer, "symbols")
-    for number, name in enumerate([*classes, ""]):
-        label = name or "other (renamed classes)"
-        ET.SubElement(categories, "category", render="true", symbol=str(number), value=name, label=label)
-        _outline(symbols, str(number), class_colour(number) if name else (128, 128, 128))
-    _labels(layer, side * min(_LABEL_HEIGHT, _LABEL_WIDTH / (3 + max(map(len, classes), default=0))))
+def footprint_values(classes: Sequence[str], side: float) -> dict[str, Any]:
+    """What a template needs for the categories and labels of the tile index; see :func:`footprint_style`."""
+    known = [{"value": name, "label": name, "rgb": _class_colour(n)} for n, name in enumerate(classes)]
+    other = {"value": "", "label": "other (renamed classes)", "rgb": "128,128,128"}
+    longest = 3 + max(map(len, classes), default=0)
+    return {"categories": [*known, other], "label_size": side * min(_LABEL_HEIGHT, _LABEL_WIDTH / longest)}
 
 
-def class_colour(number: int) -> tuple[int, int, int]:
-    """A colour for the n-th class: neighbours differ much, however many there are."""
-    red, green, blue = colorsys.hsv_to_rgb((0.05 + number * _GOLDEN) % 1.0, 0.85, 0.95 if number % 2 else 0.75)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def qgis_document(template: str, **values: Any) -> str:
+    """A style or project from a template, as text; raises as :func:`fill_xml`."""
+    return _DOCTYPE + fill_xml(template, version=_QGIS_VERSION, **values)
 
 
-def to_text(root: ET.Element) -> str:
-    """A QGIS document as text."""
-    ET.indent(root)
-    return DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _root(attributes: dict[str, str] | None = None) -> ET.Element:
-    return ET.Element("qgis", {"version": QGIS_VERSION, **(attributes or {})})
-
-
-def _contrast(renderer: ET.Element, name: str, composite: Composite) -> None:
-    element = ET.SubElement(renderer, name)
-    ET.SubElement(element, "minValue").text = repr(composite.low)
-    ET.SubElement(element, "maxValue").text = repr(composite.high)
-    ET.SubElement(element, "algorithm").text = "StretchToMinimumMaximum"
-
-
-def _outline(parent: ET.Element, name: str, colour: tuple[int, int, int]) -> None:
-    symbol = ET.SubElement(parent, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
-    layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
-    rgb = ",".join(map(str, colour))
-    _properties(
-        layer,
-        {
-            "color": f"{rgb},0",
-            "style": "no",
-            "outline_color": f"{rgb},255",
-            "outline_style": "solid",
-            "outline_width": "0.8",
-            "outline_width_unit": "MM",
-            "joinstyle": "miter",
-        },
-    )
-
-
-def _properties(layer: ET.Element, values: dict[str, str]) -> None:
-    """Symbol properties in the form of QGIS 3.22 and the older one, which other readers know."""
-    options = ET.SubElement(layer, "Option", type="Map")
-    for key, value in values.items():
-        ET.SubElement(options, "Option", name=key, value=value, type="QString")
-    for key, value in values.items():
-        ET.SubElement(layer, "prop", k=key, v=value)
-
-
-def _labels(layer: ET.Element, size: float) -> None:
-    """Labels as large as the map is zoomed, so that they stay within their tiles."""
-    labeling = ET.SubElement(layer, "labeling", type="simple")
-    settings = ET.SubElement(labeling, "settings", calloutType="simple")
-    text: dict[str, Any] = {
-        "fieldName": LABEL,
-        "isExpression": "1",
-        "fontFamily": "Sans Serif",
-        "fontSize": repr(size),
-        "fontSizeUnit": "MapUnit",
-        "textColor": "20,20,20,255",
-        "textOpacity": "1",
-    }
-    style = ET.SubElement(settings, "text-style", text)
-    ET.SubElement(
-        style,
-        "text-buffer",
-        bufferDraw="1",
-        bufferSize=repr(0.12 * size),
-        bufferSizeUnits="MapUnit",
-        bufferColor="255,255,255,255",
-        bufferOpacity="1",
-    )
-    # A point in the tile's upper left corner, the label below and right of it: it hides least of the image.
-    ET.SubElement(
-        settings,
-        "placement",
-        placement="1",
-        geometryGeneratorEnabled="1",
-        geometryGenerator="make_point(x_min($geometry), y_max($geometry))",
-        geometryGeneratorType="PointGeometry",
-        quadOffset="8",
-        xOffset=repr(0.3 * size),
-        yOffset=repr(0.3 * size),
-        offsetUnits="MapUnit",
-    )
-    ET.SubElement(settings, "rendering", drawLabels="1", displayAll="0", scaleVisibility="0", obstacle="0")
+def _class_colour(number: int) -> str:
+    """Red, green and blue of the n-th class: neighbours differ much, however many there are."""
+    colour = colorsys.hsv_to_rgb((0.05 + number * _GOLDEN) % 1.0, 0.85, 0.95 if number % 2 else 0.75)
+    return ",".join(str(round(255 * part)) for part in colour)

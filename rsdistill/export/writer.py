@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from rsdistill.export.geotiff import Written, describe_written, quiet_gdal, writ
 from rsdistill.export.metadata import CITATION, FORMAT, MANIFEST, README, Facts, Tile, gather_facts, list_tiles
 from rsdistill.export.overview import tile_frame, write_index, write_mosaics
 from rsdistill.export.qgis import write_project
-from rsdistill.export.qgis_style import Composite, choose_composites, raster_style, to_text
+from rsdistill.export.qgis_style import Composite, choose_composites, raster_style
 from rsdistill.export.release import BlockedTilesWarning, Gate, citation_text, pass_gate, readme_text
 from rsdistill.export.stac import item_path, write_catalog, write_item
 from rsdistill.utils.io import PARTIAL, write_json
@@ -109,7 +109,7 @@ def export_tiles(
     with storage_errors(folder):
         try:
             created = _open_staging(staging, key, resume)
-            job = _Job(staging, facts, composites, created, to_text(raster_style(composites[0])))
+            job = _Job(staging, facts, composites, created, raster_style(composites[0]))
             written = _write_tiles(job, listed, tiles.image, workers, progress)
             _write_rest(job, tiles, listed, written, options, key, gate)
             _move_into_place(staging, folder)
@@ -246,7 +246,7 @@ def _write_rest(
             {**_listing(tile, item), "crs": systems.index(tile.spot.wkt)}
             for tile, item in zip(listed, written, strict=True)
         ],
-        "files": _checksums(folder, (README, CITATION, *further)),
+        "files": {name: file_digest(folder / name) for name in (README, CITATION, *further)},
     }
     write_json(folder / MANIFEST, {**manifest, "seal": digest(manifest)})
 
@@ -263,10 +263,6 @@ def _listing(tile: Tile, written: Written) -> dict[str, Any]:
         "size": written.size,
         "pixels_sha256": written.pixels,
     }
-
-
-def _checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    return {name: file_digest(folder / name) for name in names}
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:

@@ -19,7 +19,7 @@ from helpers.export_samples import make_set
 from pystac.validation import RegisteredValidator, set_validator
 
 from rsdistill.classes import ClassInfo
-from rsdistill.errors import OptionError, StorageError
+from rsdistill.errors import ExportError, OptionError, StorageError
 from rsdistill.export import export_tiles, validate_folder, writer
 from rsdistill.export.metadata import file_safe_names
 from rsdistill.export.stac_schemas import offline_validator
@@ -204,3 +204,10 @@ def test_class_names_that_no_file_system_takes(tmp_path):
     folder = export_tiles(tiles, tmp_path / "out", progress=False)
     assert validate_folder(folder) == []
     assert sorted(geopandas.read_file(folder / "index.gpkg")["class_key"]) == sorted(keys)
+
+
+def test_a_class_name_that_xml_cannot_hold_is_refused(tmp_path):
+    classes = (ClassInfo("bell", "bell \x07"), ClassInfo("river", "river"))
+    with pytest.raises(ExportError, match="a class or dataset has a name that XML cannot hold"):
+        export_tiles(make_set(2, classes=classes), tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
