@@ -146,8 +146,12 @@ def _judged(row: dict[str, Any], run: Run, study: dict[str, Any], folder: Path) 
             {row["name"]: sets}, run.data, Recipe.of(recipe), study["training_seeds"], False, folder / "students"
         )
         for judged in report.rows:
-            result["students"][f"{student} {judged.track}"] = {"oa": judged.oa, "std": judged.oa_std, "n": judged.n}
-            result |= {"null": judged.held_out_null, "copied": judged.copied, "bytes": judged.bytes}
+            result["students"][f"{student} {judged.label_type}"] = {
+                "oa": judged.oa,
+                "std": judged.oa_std,
+                "n": judged.n,
+            }
+            result |= {"null": judged.held_out_null, "copied": judged.copy_rate, "bytes": judged.bytes}
             result["null_interval"] = [judged.held_out_low, judged.held_out_high]
     result["coverage"] = _coverage(sets, run.data)
     if sets[0].is_synthetic:

@@ -25,7 +25,7 @@ def table(run: Path) -> str:
             percent(row["aa"], row["aa_std"]),
             f"{row['kappa']:.3f}",
             null,
-            "–" if row["copied"] is None else f"{100 * row['copied']:.0f}",
+            "–" if row["copy_rate"] is None else f"{100 * row['copied']:.0f}",
             f"{row['bytes'] / 1e3:,.0f}",
             row["n"],
         ]

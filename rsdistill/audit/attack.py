@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,15 +104,6 @@ class Attack:
             "non_members": len(self.non_member),
         }
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists; :meth:`from_dict` reads them back."""
-        return {"member": self.member.tolist(), "non_member": self.non_member.tolist()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Attack:
-        """Rebuild from :meth:`to_dict`."""
-        return cls(np.asarray(values["member"], np.float64), np.asarray(values["non_member"], np.float64))
-
     def _allowed(self, fpr: float) -> int:
         if not 0.0 <= fpr <= 1.0:
             raise OptionError(f"a share of false alarms of {fpr} was asked for; it must lie between 0 and 1")
@@ -152,7 +142,7 @@ class MembershipResult:
         dataset: Name of the dataset.
         method: Method of the set; ``full`` for all real train chips.
         ipc: Images per class; None for ``full``.
-        track: ``hard`` or ``soft`` labels.
+        label_type: ``hard`` or ``soft`` labels.
         variant: ``online`` or ``offline``.
         shadows: Number of shadow students.
         targets: Number of students under attack.
@@ -165,7 +155,7 @@ class MembershipResult:
     dataset: str
     method: str
     ipc: int | None
-    track: str
+    label_type: str
     variant: str
     shadows: int
     targets: int
@@ -180,23 +170,5 @@ class MembershipResult:
             "in_set": None if self.in_set is None else self.in_set.figures(),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON; :meth:`from_dict` reads them back."""
-        return {
-            **{name: getattr(self, name) for name in _NAMES},
-            "in_view": self.in_view.to_dict(),
-            "in_set": None if self.in_set is None else self.in_set.to_dict(),
-        }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MembershipResult:
-        """Rebuild from :meth:`to_dict`."""
-        in_set = values["in_set"]
-        return cls(
-            **{name: values[name] for name in _NAMES},
-            in_view=Attack.from_dict(values["in_view"]),
-            in_set=None if in_set is None else Attack.from_dict(in_set),
-        )
-
-
-_NAMES = ("dataset", "method", "ipc", "track", "variant", "shadows", "targets")
+_NAMES = ("dataset", "method", "ipc", "label_type", "variant", "shadows", "targets")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from rsdistill.audit.calibration import DETECTORS, AuditOptions, Calibration, values_of
-from rsdistill.audit.similarity_tests import FloatArray, Measured, distances
+from rsdistill.audit.similarity_tests import FloatArray, Measurements, distances
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import ArtifactError
@@ -52,11 +53,6 @@ class TileFinding:
     reasons: tuple[str, ...]
     values: Mapping[str, float]
     rarities: Mapping[str, float]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from plain types."""
-        return cls(**{**values, "reasons": tuple(values["reasons"])})
 
 
 @dataclass(frozen=True)
@@ -203,16 +199,13 @@ class AuditReport:
             raise ArtifactError(f"this is no audit report of format {FORMAT}; audit the set again")
         parts = {name: value for name, value in values.items() if name != "format"}
         try:
-            for name in ("held_out_null_pixels", "held_out_null_features"):
-                parts[name] = Share(**parts[name])
-            for name in ("copy_ratio_pixels", "copy_ratio_features", "feature_copies", "nn_ssim"):
-                parts[name] = Reference(**parts[name])
-            parts["tiles"] = tuple(TileFinding.from_dict(tile) for tile in parts["tiles"])
-            parts["detectors"] = tuple(DetectorSummary(**detector) for detector in parts["detectors"])
-            parts["protected"], parts["notes"] = tuple(parts["protected"]), tuple(parts["notes"])
-            return cls(**parts)
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"the audit report is damaged ({error!r}); audit the set again") from error
+            return TypeAdapter(cls).validate_python(parts)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ArtifactError(
+                f"the audit report is damaged ({where}: {first['msg']}); audit the set again"
+            ) from error
 
 
 # Similarities nearer to each other are equal: what rounding alone can move.
@@ -246,9 +239,9 @@ class Evidence:
         split_checked: Whether set and dataset were found to agree on the split.
     """
 
-    measured: Measured
+    measured: Measurements
     held_out: tuple[FloatArray, FloatArray]
-    honest: Measured
+    honest: Measurements
     calibration: Calibration
     features: str
     split_checked: bool
@@ -340,7 +333,7 @@ def _reason(name: str, value: float, rarity: float, honest: Mapping[str, float])
 
 
 def _summaries(
-    measured: Measured, findings: Sequence[TileFinding], calibration: Calibration
+    measured: Measurements, findings: Sequence[TileFinding], calibration: Calibration
 ) -> Iterator[DetectorSummary]:
     for name, values in values_of(measured).items():
         yield DetectorSummary(

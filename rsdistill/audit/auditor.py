@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from rsdistill.audit.audit_report import AuditReport, Evidence, compile_report
 from rsdistill.audit.calibration import AuditOptions, Calibration
-from rsdistill.audit.features import create_features
-from rsdistill.audit.similarity_tests import Lens, Measured, measure, measure_beside_held_out, require_chips
+from rsdistill.audit.similarity_tests import (
+    ImageProcessor,
+    Measurements,
+    measure,
+    measure_beside_held_out,
+    require_chips,
+)
 from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.splits import split_digest
 from rsdistill.distilled import DistilledSet
@@ -39,10 +44,9 @@ class Auditor:
     ) -> None:
         self.data, self.options = data, options or AuditOptions()
         self.protected = frozenset(getattr(data, "protected", ()) if protected is None else protected)
-        normalisation = Lens.normalise(data)
-        self._lens = Lens(data.bands, normalisation, create_features(self.options.features, data, normalisation))
+        self._processor = ImageProcessor.fit(data, self.options.features)
         images, labels = _honest_images(data, self.options.calibration)
-        self._honest: Measured = measure(images, labels, data, self._lens)
+        self._honest: Measurements = measure(images, labels, data, self._processor)
         self._calibration = Calibration.fit(self._honest, labels, len(data.classes), self.options)
 
     def audit(self, tiles: DistilledSet) -> AuditReport:
@@ -57,18 +61,15 @@ class Auditor:
             BandError: If the bands differ.
             UnknownNameError: If the set has a class that the dataset lacks.
         """
-        if not len(tiles):
-            raise AuditError("the distilled set is empty; there is nothing to audit")
-        ours = aligned(tiles, self.data)
-        checked = check_origin(tiles, self.data)
+        ours, checked = _checked(tiles, self.data)
         require_chips(self.data, ours.label)
-        measured, held_out = measure_beside_held_out(ours.image, ours.label, self.data, self._lens)
+        measured, held_out = measure_beside_held_out(ours.image, ours.label, self.data, self._processor)
         evidence = Evidence(
             measured=measured,
             held_out=held_out,
             honest=self._honest,
             calibration=self._calibration,
-            features=self._lens.features.name,
+            features=self._processor.features.name,
             split_checked=checked,
         )
         return compile_report(ours, self.data, evidence, self.options, self.protected, tiles.content_digest())
@@ -82,25 +83,11 @@ def audit(
 ) -> AuditReport:
     """Ask of every tile whether it repeats training chips; see :class:`Auditor` for several sets of one dataset.
 
-    Training chips are read in blocks, so that memory does not grow with the dataset.
-
-    Args:
-        tiles: The set.
-        data: The dataset that it was made from, with the same split.
-        options: How to audit.
-        protected: Keys of classes held to tightened thresholds; None for those that the dataset names.
-
-    Raises:
-        AuditError: If set and dataset do not belong together, or there are no chips to compare with.
-        BandError: If the bands differ.
-        UnknownNameError: If the set has a class that the dataset lacks.
-        OptionError: If the features asked for are not at hand.
+    Training chips are read in blocks, so that memory does not grow with the dataset. Arguments and errors as of
+    :class:`Auditor` and :meth:`Auditor.audit`.
     """
-    if not len(tiles):
-        raise AuditError("the distilled set is empty; there is nothing to audit")
     # What does not belong together is refused before any time is spent.
-    aligned(tiles, data)
-    check_origin(tiles, data)
+    _checked(tiles, data)
     return Auditor(data, options, protected).audit(tiles)
 
 
@@ -114,6 +101,13 @@ def apply(tiles: DistilledSet, report: AuditReport) -> DistilledSet:
     if report.set_digest not in (bare.content_digest(), tiles.content_digest()):
         raise AuditError("the audit report is of another set; audit this one")
     return replace(tiles, verdict=report.verdicts, manifest={**tiles.manifest, "audit": report.summary()})
+
+
+def _checked(tiles: DistilledSet, data: SceneData) -> tuple[DistilledSet, bool]:
+    """The set with the classes of the dataset, and whether its split was checked."""
+    if not len(tiles):
+        raise AuditError("the distilled set is empty; there is nothing to audit")
+    return aligned(tiles, data), check_origin(tiles, data)
 
 
 def check_origin(tiles: DistilledSet, data: SceneData) -> bool:

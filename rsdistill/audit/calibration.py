@@ -20,7 +20,7 @@ from pydantic import Field
 
 from rsdistill.audit.features import FeatureKind
 from rsdistill.audit.membership import MembershipOptions
-from rsdistill.audit.similarity_tests import FloatArray, Measured
+from rsdistill.audit.similarity_tests import FloatArray, Measurements
 from rsdistill.errors import OptionError
 
 
@@ -76,7 +76,7 @@ DETECTORS = {
 }
 
 
-def values_of(measured: Measured) -> dict[str, FloatArray]:
+def values_of(measured: Measurements) -> dict[str, FloatArray]:
     """What each detector reports, (n,) each."""
     return {
         "pixels": measured.distance,
@@ -88,7 +88,7 @@ def values_of(measured: Measured) -> dict[str, FloatArray]:
     }
 
 
-def scores_of(measured: Measured) -> dict[str, FloatArray]:
+def scores_of(measured: Measurements) -> dict[str, FloatArray]:
     """The same, so that larger is more suspicious and the tails are alike: distances by their logarithm."""
     scores = values_of(measured)
     for name in ("pixels", "copy_ratio"):
@@ -99,7 +99,7 @@ def scores_of(measured: Measured) -> dict[str, FloatArray]:
 
 
 @dataclass(frozen=True)
-class Null:
+class NullDistribution:
     """What a detector measures on honest images.
 
     Attributes:
@@ -179,7 +179,7 @@ class Calibration:
         measured: Median of what each detector measured on them.
     """
 
-    nulls: Mapping[str, Null]
+    nulls: Mapping[str, NullDistribution]
     thresholds: Thresholds
     images: int
     measured: Mapping[str, float]
@@ -187,7 +187,7 @@ class Calibration:
     @classmethod
     def fit(
         cls,
-        measured: Measured,
+        measured: Measurements,
         labels: NDArray[np.int64],
         classes: int,
         options: AuditOptions,
@@ -200,19 +200,19 @@ class Calibration:
             classes: Number of classes.
             options: Shares of them that may be flagged, over all detectors together.
         """
-        nulls = {name: Null.fit(scores, labels, classes) for name, scores in scores_of(measured).items()}
+        nulls = {name: NullDistribution.fit(scores, labels, classes) for name, scores in scores_of(measured).items()}
         largest = np.max([nulls[n].rarity(s, labels) for n, s in scores_of(measured).items()], axis=0)
         shares = (options.review, options.block)
-        limits = [_limit(largest, share * more) for more in (1.0, options.protected) for share in shares]
+        limits = [rarity_limit(largest, share * more) for more in (1.0, options.protected) for share in shares]
         medians = {name: float(np.median(values)) for name, values in values_of(measured).items()}
         return cls(nulls, Thresholds(*limits), len(labels), medians)
 
-    def rarities(self, measured: Measured, labels: NDArray[np.int64]) -> dict[str, FloatArray]:
+    def rarities(self, measured: Measurements, labels: NDArray[np.int64]) -> dict[str, FloatArray]:
         """Rarity of each image by detector."""
         return {name: self.nulls[name].rarity(scores, labels) for name, scores in scores_of(measured).items()}
 
 
-def _limit(rarity: FloatArray, share: float) -> float:
+def rarity_limit(rarity: FloatArray, share: float) -> float:
     """Rarity that at most this share of honest images reaches.
 
     Down to a share of three images it is read off; below that it is drawn out at the pace, at least one unit

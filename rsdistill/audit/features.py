@@ -11,11 +11,10 @@ from torch.nn import functional
 
 from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
-from rsdistill.errors import OptionError
 from rsdistill.imaging.composites import stretch_limits
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import resize, shrink, spread
-from rsdistill.models.networks import imagenet_network, installed
+from rsdistill.models.networks import imagenet_network, uses_imagenet
 
 FeatureKind = Literal["auto", "imagenet", "descriptors"]
 
@@ -114,21 +113,9 @@ def create_features(kind: FeatureKind, data: SceneData, normalisation: StandardN
     Raises:
         OptionError: If ``imagenet`` is asked for without its packages or natural colour bands.
     """
-    missing = not installed()
-    coloured = data.bands.has(NATURAL_COLOUR)
-    if kind == "imagenet" and missing:
-        raise OptionError(
-            "option audit.features 'imagenet' needs packages that are missing; "
-            "install rsdistill[offline] or choose 'descriptors'"
-        )
-    if kind == "imagenet" and not coloured:
-        raise OptionError(
-            f"option audit.features 'imagenet' needs red, green and blue, dataset '{data.name}' has "
-            f"{', '.join(data.bands.names)}; choose 'descriptors'"
-        )
-    if kind == "descriptors" or missing or not coloured:
-        return Descriptors(normalisation).fit(data)
-    return ImageNetFeatures(data).fit(data)
+    if uses_imagenet(kind, "audit.features", "descriptors", data.bands, data.name):
+        return ImageNetFeatures(data).fit(data)
+    return Descriptors(normalisation).fit(data)
 
 
 def _histograms(images: torch.Tensor) -> torch.Tensor:

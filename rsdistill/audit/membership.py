@@ -82,12 +82,7 @@ class MembershipOptions:
 
     @classmethod
     def of(cls, options: MembershipOptions | Mapping[str, Any] | None) -> MembershipOptions:
-        """Options as they stand in a config.
-
-        Raises:
-            UnknownNameError: If an option is unknown.
-            OptionError: If a value has the wrong type or is out of range.
-        """
+        """Options as they stand in a config; errors as of :func:`parse_options`."""
         given = options if isinstance(options, Mapping) else vars(options or cls())
         return parse_options(cls, given, "membership")
 
@@ -138,7 +133,7 @@ def membership(
         dataset=data.name,
         method=attack.method,
         ipc=None if tiles is None else tiles.ipc,
-        track=attack.track,
+        label_type=attack.label_type,
         variant=attack.variant,
         shadows=options.shadow_sets,
         targets=options.targets,
@@ -227,7 +222,7 @@ class _Pool:
 class _FullAttack:
     """On students trained on all real train chips."""
 
-    method, track, variant = FULL, "hard", "online"
+    method, label_type, variant = FULL, "hard", "online"
 
     def __init__(self, pool: _Pool, recipe: Recipe) -> None:
         self.recipe = replace(recipe, steps=recipe.full_steps or recipe.steps)
@@ -262,7 +257,7 @@ class _SetAttack:
         self.recipe, self._pool, self._tiles = recipe, pool, tiles
         self.method = str(tiles.manifest.get("method", "distilled"))
         self.soft = tiles.soft_label if recipe.soft else None
-        self.track = "hard" if self.soft is None else "soft"
+        self.label_type = "hard" if self.soft is None else "soft"
         self.counts = np.bincount(tiles.label, minlength=pool.classes)
         self.content = tiles.content_digest()
         available = np.bincount(pool.chips.labels, minlength=pool.classes)
@@ -322,7 +317,7 @@ class _Work:
 
     def _answer(self, attack: _Kind, chosen: list[int] | None, seed: int, label: str) -> FloatArray:
         """Confidences (2m,) of one student, trained on chosen chips of the pool or, if None, on the target's."""
-        content = [attack.content, attack.track] if chosen is None else [attack.variant, chosen]
+        content = [attack.content, attack.label_type] if chosen is None else [attack.variant, chosen]
         parts = [package_version(), self._identity, content, attack.recipe.to_dict(), seed, self._options.views]
         key = digest(["membership", *parts])
         saved = self._store.load(key)
@@ -332,17 +327,8 @@ class _Work:
                 chips, soft = attack.target(), attack.soft
             else:
                 chips = attack.joined(np.isin(np.arange(len(pool.chips)), chosen))
-            student = train_student(
-                chips.images,
-                chips.labels,
-                soft,
-                attack.recipe,
-                pool.classes,
-                seed,
-                pool.normalisation,
-                self._trainer,
-                label,
-            )
+            made_by = attack.recipe, pool.classes, seed, pool.normalisation, self._trainer, label
+            student = train_student(chips.images, chips.labels, soft, *made_by)
             found = confidences(student.to(resolve_device(self._trainer)), pool.chips, self._options.views)
             saved = {"confidence": found.tolist()}
             self._store.save(key, saved)

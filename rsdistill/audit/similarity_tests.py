@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from rsdistill.audit.features import Features
+from rsdistill.audit.features import FeatureKind, Features, create_features
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import AuditError
@@ -151,7 +151,7 @@ _BINS = 4000
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measurements:
     """What the detectors measured on some images, an array (n,) each unless said otherwise.
 
     Attributes:
@@ -181,7 +181,7 @@ class Measured:
     cosines: NDArray[np.int64]
 
     @classmethod
-    def joined(cls, parts: Mapping[int, Measured], labels: NDArray[np.int64]) -> Measured:
+    def joined(cls, parts: Mapping[int, Measurements], labels: NDArray[np.int64]) -> Measurements:
         """Results by class, brought to the order of the labels (n,)."""
         whole: dict[str, Any] = {}
         for part in fields(cls):
@@ -196,8 +196,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Lens:
-    """How images are looked at: with the normalisation and the features of one dataset.
+class ImageProcessor:
+    """Brings images to what is compared: small copies and features, by the statistics of one dataset.
 
     Attributes:
         bands: Bands of the images.
@@ -209,11 +209,12 @@ class Lens:
     normalisation: StandardNormalisation
     features: Features
 
-    @staticmethod
-    def normalise(data: SceneData) -> StandardNormalisation:
-        """Normalisation by training chips of all classes."""
+    @classmethod
+    def fit(cls, data: SceneData, kind: FeatureKind) -> ImageProcessor:
+        """Normalisation and features by training chips of all classes; errors as of :func:`create_features`."""
         chips = data.train.images(spread(len(data.train), _STATISTICS_CHIPS))
-        return StandardNormalisation.of(shrink(chips, data.bands, SIZE), data.bands)
+        normalisation = StandardNormalisation.of(shrink(chips, data.bands, SIZE), data.bands)
+        return cls(data.bands, normalisation, create_features(kind, data, normalisation))
 
     def views(self, images: NDArray[Any]) -> _Views:
         """Small copies and features of images (n, B, H, W) in sensor units."""
@@ -239,15 +240,15 @@ class _Queries:
 
     Args:
         images: Images (n, B, H, W) in sensor units.
-        lens: How they are looked at.
+        processor: How they are looked at.
     """
 
-    def __init__(self, images: NDArray[Any], lens: Lens) -> None:
+    def __init__(self, images: NDArray[Any], processor: ImageProcessor) -> None:
         self.count = len(images)
         self._parts = []
         for chosen in blocks(len(images), _QUERIES):
-            views = lens.views(images[chosen])
-            turned = torch.stack([lens.features(version) for version in dihedral_views(views.own)], dim=1)
+            views = processor.views(images[chosen])
+            turned = torch.stack([processor.features(version) for version in dihedral_views(views.own)], dim=1)
             grey = Structure(torch.stack(list(dihedral_views(views.grey)), dim=1))
             rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
             self._parts.append((rows, views.small, views.tiny, quadrants(views.whole), turned, grey))
@@ -257,32 +258,34 @@ class _Queries:
         return iter(self._parts)
 
 
-def measure(images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, lens: Lens) -> Measured:
+def measure(
+    images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, processor: ImageProcessor
+) -> Measurements:
     """Let every detector measure images against the training chips of their classes.
 
     Args:
         images: Images (n, B, H, W) in sensor units.
         labels: Their classes in ``data``, (n,); each has training chips.
         data: The dataset.
-        lens: How images are looked at.
+        processor: How images are looked at.
     """
     parts = {}
     for label in np.unique(labels).tolist():
-        parts[label] = _measure_class(_Queries(images[labels == label], lens), label, data, lens)
-    return Measured.joined(parts, labels)
+        parts[label] = _measure_class(_Queries(images[labels == label], processor), label, data, processor)
+    return Measurements.joined(parts, labels)
 
 
 def measure_beside_held_out(
-    images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, lens: Lens
-) -> tuple[Measured, tuple[FloatArray, FloatArray]]:
+    images: NDArray[Any], labels: NDArray[np.int64], data: SceneData, processor: ImageProcessor
+) -> tuple[Measurements, tuple[FloatArray, FloatArray]]:
     """As :func:`measure`, with the largest similarity to held-out chips in pixels and in features, (n,) each."""
     parts = {}
     held_out = np.empty(len(labels)), np.empty(len(labels))
     for label in np.unique(labels).tolist():
-        queries, members = _Queries(images[labels == label], lens), labels == label
-        parts[label] = _measure_class(queries, label, data, lens)
-        held_out[0][members], held_out[1][members] = _held_out_similarity(queries, label, data, lens)
-    return Measured.joined(parts, labels), held_out
+        queries, members = _Queries(images[labels == label], processor), labels == label
+        parts[label] = _measure_class(queries, label, data, processor)
+        held_out[0][members], held_out[1][members] = _held_out_similarity(queries, label, data, processor)
+    return Measurements.joined(parts, labels), held_out
 
 
 def class_blocks(view: SceneView, label: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
@@ -308,16 +311,16 @@ def require_chips(data: SceneData, labels: NDArray[np.int64]) -> None:
                 )
 
 
-def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -> Measured:
+def _measure_class(queries: _Queries, label: int, data: SceneData, processor: ImageProcessor) -> Measurements:
     count = queries.count
     pixels, features = Matches(count, NEIGHBOURS), Matches(count, NEIGHBOURS)
     tiny, structure = Matches(count, 1 + RIVALS), Matches(count, _SSIM_NEIGHBOURS)
     parts = Matches(count * QUADRANTS, 1 + RIVALS)
     histogram = np.zeros(_BINS, np.int64)
     for positions, chips in class_blocks(data.train, label):
-        real = lens.views(chips)
+        real = processor.views(chips)
         small, coarse, cut = unit_vectors(real.small), unit_vectors(real.tiny), windows(real.whole)
-        known, grey = lens.features(real.own), Structure(real.grey)
+        known, grey = processor.features(real.own), Structure(real.grey)
         for rows, query, query_tiny, query_parts, turned, query_grey in queries:
             found = _correlations(query, small)
             best, symmetry = found.max(0)
@@ -331,7 +334,7 @@ def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -
             parts.add(four, patch_similarity(query_parts, cut), positions)
     by_quadrant = parts.stand_out().reshape(count, QUADRANTS)
     nearest_parts = parts.nearest.reshape(count, QUADRANTS)
-    return Measured(
+    return Measurements(
         distance=distances(pixels.all)[:, 0],
         copy_ratio=copy_ratios(distances(pixels.all)),
         blend=tiny.stand_out(),
@@ -346,12 +349,14 @@ def _measure_class(queries: _Queries, label: int, data: SceneData, lens: Lens) -
     )
 
 
-def _held_out_similarity(queries: _Queries, label: int, data: SceneData, lens: Lens) -> tuple[FloatArray, FloatArray]:
+def _held_out_similarity(
+    queries: _Queries, label: int, data: SceneData, processor: ImageProcessor
+) -> tuple[FloatArray, FloatArray]:
     pixels, features = Matches(queries.count, 1), Matches(queries.count, 1)
     for view in (data.val, data.test):
         for positions, chips in class_blocks(view, label):
-            real = lens.views(chips)
-            small, known = unit_vectors(real.small), lens.features(real.own)
+            real = processor.views(chips)
+            small, known = unit_vectors(real.small), processor.features(real.own)
             for rows, query, _, _, turned, _ in queries:
                 pixels.add(rows, _correlations(query, small).amax(0), positions)
                 features.add(rows, _cosines(turned, known), positions)

@@ -100,17 +100,6 @@ class HeldOutNull:
         low, high = clopper_pearson(float(self.vote.sum()), len(self.vote))
         return self._at_equal_sizes(low), self._at_equal_sizes(high)
 
-    @classmethod
-    def pooled(cls, parts: Iterable[HeldOutNull]) -> HeldOutNull:
-        """One result over the images of several sets."""
-        several = list(parts)
-        return cls(
-            np.concatenate([p.vote for p in several]),
-            np.concatenate([p.chance for p in several]),
-            np.concatenate([p.train_distance for p in several]),
-            np.concatenate([p.held_out_distance for p in several]),
-        )
-
     def _at_equal_sizes(self, share: float) -> float:
         chance = float(self.chance.mean())
         train, held_out = share * (1.0 - chance), (1.0 - share) * chance
@@ -140,12 +129,6 @@ class CopyRatio:
         """Share of images flagged as copies."""
         return float(self.flagged.mean())
 
-    @classmethod
-    def pooled(cls, parts: Iterable[CopyRatio]) -> CopyRatio:
-        """One result over the images of several sets."""
-        several = list(parts)
-        return cls(np.concatenate([p.ratio for p in several]), np.concatenate([p.distance for p in several]))
-
 
 @dataclass(frozen=True, eq=False)
 class Leakage:
@@ -162,10 +145,8 @@ class Leakage:
     @classmethod
     def pooled(cls, parts: Iterable[Leakage]) -> Leakage:
         """One result over the images of several sets."""
-        several = list(parts)
-        return cls(
-            HeldOutNull.pooled(p.held_out_null for p in several), CopyRatio.pooled(p.copy_ratio for p in several)
-        )
+        values = [part.to_dict() for part in parts]
+        return cls.from_dict({name: sum((value[name] for value in values), []) for name in values[0]})
 
     def to_dict(self) -> dict[str, list[float]]:
         """Plain lists, a value an image; :meth:`from_dict` reads them back."""
@@ -187,40 +168,13 @@ class Leakage:
         return cls(HeldOutNull(*parts[:4]), CopyRatio(*parts[4:]))
 
 
-def held_out_null(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> HeldOutNull:
-    """Ask whether distilled images are nearer to training chips than to held-out ones.
-
-    Each distilled image is compared with all training and all held-out (validation and test) chips of its
-    class; :class:`HeldOutNull` brings the rate to equal sizes of both.
-
-    Args:
-        tiles: The distilled set.
-        data: The dataset that it was made from, with the same splits.
-        size: Side in pixels at which images are compared.
-
-    Raises:
-        AuditError: If a class of the set has no training or no held-out chip, or the set is empty.
-        BandError: If the bands differ.
-        UnknownNameError: If the set has a class that the dataset lacks.
-    """
-    return leakage(tiles, data, size).held_out_null
-
-
 def copy_ratio(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> CopyRatio:
-    """Ask whether distilled images are copies of single training chips.
+    """Ask whether distilled images are copies of single training chips, without need of held-out chips.
 
     Neighbours are the training chips of the image's own class, the 50 nearest or all if there are
     fewer: other classes would make the ratio depend on how unlike the classes are.
 
-    Args:
-        tiles: The distilled set.
-        data: The dataset that it was made from, with the same splits.
-        size: Side in pixels at which images are compared.
-
-    Raises:
-        AuditError: If a class of the set has no training chip, or the set is empty.
-        BandError: If the bands differ.
-        UnknownNameError: If the set has a class that the dataset lacks.
+    Arguments and errors as of :func:`leakage`.
 
     Source: Carlini et al., Extracting training data from diffusion models, 2023.
     """
@@ -229,7 +183,10 @@ def copy_ratio(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> CopyRa
 
 
 def leakage(tiles: DistilledSet, data: SceneData, size: int = SIZE, real: RealChips | None = None) -> Leakage:
-    """Both leakage figures, reading the real chips once.
+    """Ask whether distilled images are nearer to training chips than to held-out ones, and copies of single ones.
+
+    Each is compared with all training and all held-out (validation and test) chips of its class;
+    :class:`HeldOutNull` corrects for their unequal numbers.
 
     Args:
         tiles: The distilled set.

@@ -71,24 +71,6 @@ def further_metrics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(METRICS.get(name).name for name in dict.fromkeys(names) if name not in ACCURACIES)
 
 
-def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], classes: int | None = None) -> NDArray[np.int64]:
-    """Count how often each class is taken for each other.
-
-    Args:
-        truth: Class positions of shape (n,).
-        predicted: Class positions of shape (n,).
-        classes: Number of classes; None for the largest position found plus one.
-
-    Returns:
-        Counts of shape (classes, classes): rows are the truth, columns the prediction.
-
-    Raises:
-        OptionError: If the lengths differ, there is nothing to count, or a position is out of range.
-    """
-    truth, predicted, size = _paired(truth, predicted, classes)
-    return np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
-
-
 @METRICS.register("oa", summary="overall accuracy: share of chips labelled rightly")
 def _oa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> float:
     from sklearn.metrics import accuracy_score
@@ -113,30 +95,6 @@ def _kappa(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: i
     if labels.min() == labels.max() and np.array_equal(labels, predictions):
         return 1.0  # 0 / 0 in the formula
     return float(cohen_kappa_score(labels, predictions))
-
-
-def overall_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """Share of chips labelled rightly; arguments and errors as of :func:`confusion_matrix`."""
-    return float(_oa(*_paired(truth, predicted, None)))
-
-
-def average_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """Mean over the classes that occur in ``truth`` of the share labelled rightly.
-
-    Arguments and errors as of :func:`confusion_matrix`.
-    """
-    return float(_aa(*_paired(truth, predicted, None)))
-
-
-def cohen_kappa(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """Agreement beyond chance: 1 is perfect, 0 is what the class frequencies alone would give.
-
-    Where truth and prediction hold one and the same class only, kappa is 0 / 0; they agree, so 1 is
-    returned. Arguments and errors as of :func:`confusion_matrix`.
-
-    Source: Cohen, A coefficient of agreement for nominal scales, 1960.
-    """
-    return float(_kappa(*_paired(truth, predicted, None)))
 
 
 def hlr(full_hard: float, distilled_hard: float) -> float:
@@ -166,7 +124,7 @@ def alpha_score(improvement: float, loss: float, weight: float = 0.5) -> float:
     Raises:
         OptionError: If the weight is out of range.
     """
-    _check_weight("weight", weight)
+    _check_weight(weight)
     return weight * improvement - (1.0 - weight) * loss
 
 
@@ -199,7 +157,7 @@ def ars(
 
     Source: Li et al., DD-Ranking, 2025.
     """
-    _check_weight("weight", weight)
+    _check_weight(weight)
     augmented, plain = distilled_augmented - random_augmented, distilled_plain - random_plain
     return _normalised(weight * augmented + (1.0 - weight) * plain)
 
@@ -269,9 +227,9 @@ def _normalised(value: float) -> float:
     return (math.exp(value) - math.exp(-1.0)) / (math.e - math.exp(-1.0))
 
 
-def _check_weight(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise OptionError(f"{name} is {value}; it must lie between 0 and 1")
+def _check_weight(weight: float) -> None:
+    if not 0.0 <= weight <= 1.0:
+        raise OptionError(f"weight is {weight}; it must lie between 0 and 1")
 
 
 def _unit_rows(features: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class _Group:
 
     method: str
     ipc: int | None
-    track: str
+    label_type: str
     sets: tuple[DistilledSet, ...]
 
 
@@ -127,24 +127,32 @@ class _Work:
         scores = []
         for tiles in group.sets or (None,):
             for seed in seeds:
-                bar.set_postfix_str(f"{group.method} {group.track}, seed {seed}")
+                bar.set_postfix_str(f"{group.method} {group.label_type}, seed {seed}")
                 scores.append(self._scores(group, tiles, seed))
                 bar.update()
         leak = Leakage.pooled(map(self._leakage, group.sets)) if group.sets else None
         synthetic = any(tiles.is_synthetic for tiles in group.sets)
         count = max(1, len(group.sets))
         size = self._bytes(group)
-        return Row.of(group.method, group.ipc, self.recipe.student, group.track, synthetic, scores, leak, count, size)
+        return Row.of(
+            group.method, group.ipc, self.recipe.student, group.label_type, synthetic, scores, leak, count, size
+        )
 
     def _scores(self, group: _Group, tiles: DistilledSet | None, seed: int) -> Scores:
         content = FULL if tiles is None else tiles.content_digest()
-        made_with = [self._identity, content, group.track, self.recipe.to_dict(), seed]
+        made_with = [self._identity, content, group.label_type, self.recipe.to_dict(), seed]
         key = digest(["test predictions", package_version(), *made_with])
         saved = self.store.load(key)
         if saved is None:
             predicted = self._train(group, tiles, seed).tolist()
             # Kept as predictions, so that another metric needs no other student.
-            saved = {"method": group.method, "ipc": group.ipc, "track": group.track, "seed": seed, "test": predicted}
+            saved = {
+                "method": group.method,
+                "ipc": group.ipc,
+                "label_type": group.label_type,
+                "seed": seed,
+                "test": predicted,
+            }
             self.store.save(key, saved)
         return Scores.of(self.data.test.labels, np.asarray(saved["test"]), self.metrics, len(self.data.classes))
 
@@ -156,8 +164,8 @@ class _Work:
             recipe = replace(recipe, steps=recipe.full_steps or recipe.steps)
         else:
             images, labels = shrink(tiles.image, tiles.bands, recipe.size), tiles.label
-            soft = tiles.soft_label if group.track == "soft" else None
-        label = f"{group.method} {group.track}, seed {seed}"
+            soft = tiles.soft_label if group.label_type == "soft" else None
+        label = f"{group.method} {group.label_type}, seed {seed}"
         student = train_student(
             images, labels, soft, recipe, len(self.data.classes), seed, real.normalisation, self.options, label
         )
@@ -177,7 +185,7 @@ class _Work:
             return len(train) * (train.images(np.array([0])).nbytes + train.labels.itemsize)
         sizes = []
         for tiles in group.sets:
-            soft = tiles.soft_label if group.track == "soft" else None
+            soft = tiles.soft_label if group.label_type == "soft" else None
             sizes.append(tiles.image.nbytes + (tiles.label.nbytes if soft is None else soft_labels.nbytes(soft)))
         return int(np.mean(sizes))
 

@@ -14,6 +14,7 @@ from rsdistill.errors import ArtifactError, storage_errors
 from rsdistill.evaluation.leakage import Leakage
 from rsdistill.evaluation.metrics import ACCURACIES, Scores
 from rsdistill.utils.io import write_json
+from rsdistill.utils.options import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ class Row:
         method: Name of the method; ``full`` is training on all real training chips.
         ipc: Images per class; None for ``full``.
         student: Name of the student.
-        track: ``hard`` or ``soft`` labels.
+        label_type: ``hard`` or ``soft`` labels.
         synthetic: Whether the images were generated; False where they are real chips.
         oa: Mean overall accuracy over all students.
         oa_std: Its standard deviation (n - 1); None for a single student.
@@ -39,17 +40,17 @@ class Row:
             the method; 0.5 is what no leak would give. None for ``full``, as the next three.
         held_out_low: Lower limit of its 95 % Clopper-Pearson interval.
         held_out_high: Upper limit of it.
-        copied: Share of images whose copy ratio is under 1/3.
+        copy_rate: Share of images whose copy ratio is under 1/3.
         sets: Number of generated sets; 1 for ``full``.
         n: Number of students: sets x training seeds.
-        bytes: Storage of one set, mean over the sets: pixels, and hard or soft labels as the track uses them.
+        bytes: Storage of one set, mean over the sets: pixels, and hard or soft labels as the label type says.
         extra: Further metrics: the mean by name, and its standard deviation by name and ``_std``.
     """
 
     method: str
     ipc: int | None
     student: str
-    track: str
+    label_type: str
     synthetic: bool
     oa: float
     oa_std: float | None
@@ -60,7 +61,7 @@ class Row:
     held_out_null: float | None
     held_out_low: float | None
     held_out_high: float | None
-    copied: float | None
+    copy_rate: float | None
     sets: int
     n: int
     bytes: int
@@ -72,7 +73,7 @@ class Row:
         method: str,
         ipc: int | None,
         student: str,
-        track: str,
+        label_type: str,
         synthetic: bool,
         scores: Sequence[Scores],
         leak: Leakage | None,
@@ -91,13 +92,13 @@ class Row:
             method=method,
             ipc=ipc,
             student=student,
-            track=track,
+            label_type=label_type,
             synthetic=synthetic,
             **accuracy,
             held_out_null=leak.held_out_null.rate if leak else None,
             held_out_low=low,
             held_out_high=high,
-            copied=leak.copy_ratio.share if leak else None,
+            copy_rate=leak.copy_ratio.share if leak else None,
             sets=sets,
             n=len(scores),
             bytes=size_bytes,
@@ -136,13 +137,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON; :meth:`from_dict` reads them back."""
-        return {
-            "dataset": self.dataset,
-            "recipe": dict(self.recipe),
-            "seeds": list(self.seeds),
-            "test_chips": self.test_chips,
-            "rows": [asdict(row) for row in self.rows],
-        }
+        return dict(plain(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationReport:
@@ -181,7 +176,7 @@ def _mean_and_std(name: str, values: Sequence[float]) -> dict[str, float | None]
 
 
 def _cells(row: Row, extra: Sequence[str]) -> tuple[str, ...]:
-    null = _percent(row.held_out_null, digits=0)
+    null = percent(row.held_out_null, digits=0)
     if row.held_out_low is not None and row.held_out_high is not None:
         null += f" ({100 * row.held_out_low:.0f} to {100 * row.held_out_high:.0f})"
     return (
@@ -189,13 +184,13 @@ def _cells(row: Row, extra: Sequence[str]) -> tuple[str, ...]:
         "all" if row.ipc is None else str(row.ipc),
         "generated" if row.synthetic else "real",
         row.student,
-        row.track,
-        _percent(row.oa, row.oa_std),
-        _percent(row.aa, row.aa_std),
+        row.label_type,
+        percent(row.oa, row.oa_std),
+        percent(row.aa, row.aa_std),
         _decimal(row.kappa, row.kappa_std),
         *(_decimal(row.extra.get(name), row.extra.get(f"{name}_std")) for name in extra),
         null,
-        _percent(row.copied, digits=0),
+        percent(row.copy_rate, digits=0),
         str(row.n),
     )
 
@@ -206,9 +201,10 @@ def _decimal(value: float | None, std: float | None) -> str:
     return f"{value:.3f}" + ("" if std is None else f" ± {std:.3f}")
 
 
-def _percent(value: float | None, std: float | None = None, digits: int = 1) -> str:
+def percent(value: float | None, std: float | None = None, digits: int = 1, missing: str = "-") -> str:
+    """A fraction in percent without its sign, with its standard deviation where there is one."""
     if value is None:
-        return "-"
+        return missing
     return f"{100 * value:.{digits}f}" + ("" if std is None else f" ± {100 * std:.{digits}f}")
 
 

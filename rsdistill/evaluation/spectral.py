@@ -8,7 +8,7 @@ holds elsewhere. Set against torchmetrics in the tests.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,22 +60,15 @@ def ssim_per_band(
 ) -> NDArray[np.float64]:
     """Structural similarity of each band: mean over all windows that lie inside a chip and are measured throughout.
 
-    Windows are Gaussian, of standard deviation 1.5 pixels and 11 pixels a side.
+    Windows are Gaussian, of standard deviation 1.5 pixels and 11 pixels a side. Arguments and errors as of
+    :func:`psnr_per_band`.
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
-
-    Args:
-        reference: Chips of shape (N, B, H, W) in sensor units.
-        estimate: Chips of the same shape in sensor units, of any real type.
-        bands: Their bands.
-        data_range: Range of the signal in physical units; None for :func:`signal_range`.
 
     Returns:
         Similarity of each band (B,), at most 1; NaN where a band has no complete window.
 
     Raises:
-        BandError: If the chips differ from the band set in number of bands.
-        OptionError: If the shapes differ, the estimate holds NaN, the range is not positive, or the chips
-            are smaller than a window.
+        OptionError: Also if the chips are smaller than a window.
     """
     peak = _peak(data_range, bands)
     height, width = np.shape(reference)[-2:]
@@ -101,17 +94,13 @@ def spectral_angle(reference: NDArray[Any], estimate: NDArray[Any], bands: BandS
     Source: Yuhas, Goetz and Boardman, Discrimination among semi-arid landscape endmembers using the
     spectral angle mapper algorithm, 1992.
 
-    Args:
-        reference: Chips of shape (N, B, H, W) in sensor units.
-        estimate: Chips of the same shape in sensor units, of any real type.
-        bands: Their bands, two or more.
+    Arguments and errors as of :func:`psnr_per_band`.
 
     Returns:
         Angle from 0 (the same spectra up to brightness) to 180; NaN if no pixel is measured in every band.
 
     Raises:
-        BandError: If the chips differ from the band set in number of bands, or there is one band only.
-        OptionError: If the shapes differ or the estimate holds NaN.
+        BandError: Also if there is one band only.
     """
     if len(bands) < 2:
         raise BandError(f"a spectral angle needs two or more bands; sensor '{bands.sensor}' has {bands.names[0]} only")
@@ -129,20 +118,13 @@ def ergas(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> fl
 
     Mean over chips of 100 sqrt(mean over bands of (RMSE / mean of the reference)²), for chips of one
     resolution; 0 is perfect. Source: Wald, Quality of high resolution synthesised images: is there a
-    simple criterion?, 2000.
-
-    Args:
-        reference: Chips of shape (N, B, H, W) in sensor units.
-        estimate: Chips of the same shape in sensor units, of any real type.
-        bands: Their bands.
+    simple criterion?, 2000. Arguments and errors as of :func:`psnr_per_band`.
 
     Returns:
         The error; bands that a chip has no measurement of are left out of its mean. NaN without a measurement.
 
     Raises:
-        BandError: If the chips differ from the band set in number of bands, or a band's mean is zero in a
-            chip, which no error can be set in relation to.
-        OptionError: If the shapes differ or the estimate holds NaN.
+        BandError: Also if a band's mean is zero in a chip, which no error can be set in relation to.
     """
     found = []
     for position, (truth, guess, valid) in enumerate(_pairs(reference, estimate, bands)):
@@ -164,8 +146,8 @@ def index_error(name: str, reference: NDArray[Any], estimate: NDArray[Any], band
 
     Args:
         name: One of :func:`rsdistill.imaging.spectral_indices.list_indices`, such as ``"ndvi"``.
-        reference: Chips of shape (N, B, H, W) in sensor units.
-        estimate: Chips of the same shape in sensor units, of any real type.
+        reference: As of :func:`psnr_per_band`, as are the errors and the next two.
+        estimate: Chips of the same shape.
         bands: Their bands.
 
     Returns:
@@ -173,9 +155,7 @@ def index_error(name: str, reference: NDArray[Any], estimate: NDArray[Any], band
 
     Raises:
         UnknownNameError: If there is no such index.
-        BandError: If the index needs a band that is missing, or the chips differ from the band set in
-            number of bands.
-        OptionError: If the shapes differ or the estimate holds NaN.
+        BandError: Also if the index needs a band that is missing.
     """
     reference, estimate = _fitting(reference, estimate, bands)
     truth = spectral_index(name, reference, bands)
@@ -194,9 +174,7 @@ def _pairs(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) -> I
     """Chip by chip, so that memory stays that of one chip in float64."""
     reference, estimate = _fitting(reference, estimate, bands)
     for truth, guess in zip(reference, estimate, strict=True):
-        valid = np.isfinite(truth)
-        if bands.nodata is not None:
-            valid &= truth != bands.nodata
+        valid = _measured(truth, bands)
         yield _physical(np.where(valid, truth, 0), bands), _physical(guess, bands), valid
 
 
@@ -217,6 +195,11 @@ def _fitting(reference: NDArray[Any], estimate: NDArray[Any], bands: BandSet) ->
         band = bands.names[int(np.flatnonzero(~finite)[0])]
         raise OptionError(f"the estimate of band '{band}' holds values that are NaN or infinite; it cannot be judged")
     return reference, estimate
+
+
+def _measured(values: NDArray[Any], bands: BandSet) -> NDArray[np.bool_]:
+    """Which pixels hold a measurement."""
+    return np.asarray(np.isfinite(values) & (True if bands.nodata is None else values != bands.nodata))
 
 
 def _physical(values: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
@@ -258,10 +241,6 @@ class ClassAgreement:
     correlation: float | None
     distance: float | None
     indices: dict[str, float | None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON."""
-        return asdict(self)
 
 
 def class_agreement(
@@ -314,16 +293,13 @@ def chip_spectra(images: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
     """
     check_count(np.shape(images)[1], bands, "a stack of chips")
     values = np.asarray(images, np.float64)
-    valid = np.isfinite(values)
-    if bands.nodata is not None:
-        valid &= values != bands.nodata
-    means = _mean(np.where(valid, values, np.nan), axes=(2, 3))
-    return np.asarray(means * bands.scale + bands.offset)
+    means = finite_mean(np.where(_measured(values, bands), values, np.nan), axes=(2, 3))
+    return _physical(means, bands)
 
 
 def mean_spectrum(images: NDArray[Any], bands: BandSet) -> NDArray[np.float64]:
     """Mean over chips of their spectra, (B,): every chip counts alike. Arguments as of :func:`chip_spectra`."""
-    return _mean(chip_spectra(images, bands), axes=(0,))
+    return finite_mean(chip_spectra(images, bands), axes=(0,))
 
 
 def spectrum_correlation(real: NDArray[Any], made: NDArray[Any], bands: BandSet) -> float:
@@ -385,7 +361,7 @@ def _common_spectra(real: NDArray[Any], made: NDArray[Any], bands: BandSet) -> N
     return np.asarray(spectra[:, np.isfinite(spectra).all(axis=0)])
 
 
-def _mean(values: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+def finite_mean(values: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
     """Mean without NaN; NaN where nothing else is."""
     valid = np.isfinite(values)
     return _quotient(np.where(valid, values, 0.0).sum(axis=axes), valid.sum(axis=axes))

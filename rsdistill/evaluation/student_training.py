@@ -68,12 +68,7 @@ class Recipe:
 
     @classmethod
     def of(cls, options: Recipe | Mapping[str, Any] | None) -> Recipe:
-        """A recipe from options as they stand in a config.
-
-        Raises:
-            UnknownNameError: If an option is unknown.
-            OptionError: If a value has the wrong type or is out of range.
-        """
+        """A recipe from options as they stand in a config; errors as of :func:`parse_options`."""
         if isinstance(options, Recipe):
             return options
         return parse_options(cls, options or {}, "recipe")

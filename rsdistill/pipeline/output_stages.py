@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from rsdistill.pipeline.stages import (
     Fit,
     Prepare,
     RunStage,
-    load_sets,
+    SetStage,
     numbered,
     set_name,
     tile_bytes,
@@ -39,15 +39,11 @@ from rsdistill.utils.io import write_json
 from rsdistill.utils.options import plain
 
 
-class Screen(RunStage):
+class Screen(SetStage):
     """The sets without tiles that look like an excluded class."""
 
     name = "screen"
     summary = "replace what looks like an excluded class"
-
-    def __init__(self, setup: Setup, made: Distill) -> None:
-        super().__init__(setup, made)
-        self._made = made
 
     @property
     def options(self) -> Any:
@@ -60,8 +56,9 @@ class Screen(RunStage):
         assert options is not None and policy is not None
         # Of all the run, the detectors alone see chips of excluded classes; they live in memory and end here.
         detectors = train_detectors(self.setup.load_everything(), policy.excluded, options, self.setup.trainer)
-        method, ipc, held = self._made.method(), self.config.distill.ipc, 0
-        for number, (seed, tiles) in enumerate(zip(self.config.distill.seeds, self._made.sets(), strict=True)):
+        made, ipc, held = self.source(Distill), self.config.distill.ipc, 0
+        method = made.method()
+        for number, (seed, tiles) in enumerate(zip(self.config.distill.seeds, made.sets(), strict=True)):
             redraw = partial(method.redraw, ipc, seed)
             # Outside the result: what was held back stays to be looked at even if the set is given up.
             held_back = checkpoint / numbered("quarantine.nc", number)
@@ -74,10 +71,6 @@ class Screen(RunStage):
             held += report.quarantined
         return {"tiles": len(kept), "quarantined": held}
 
-    def sets(self) -> list[DistilledSet]:
-        """The sets without what was held back."""
-        return load_sets(self)
-
     def estimate(self, data: SceneData) -> Estimate:
         """All sets twice, and the detectors."""
         tiles = tile_bytes(self.config, data)
@@ -85,15 +78,11 @@ class Screen(RunStage):
         return Estimate(2 * tiles * len(self.config.distill.seeds), memory)
 
 
-class Audit(RunStage):
+class Audit(SetStage):
     """What the sets leak, tile by tile."""
 
     name = "audit"
     summary = "search the sets for leaked chips"
-
-    def __init__(self, setup: Setup, prepared: Prepare, made: Distill | Screen) -> None:
-        super().__init__(setup, prepared, made)
-        self._prepared, self._made = prepared, made
 
     @property
     def options(self) -> Any:
@@ -103,16 +92,14 @@ class Audit(RunStage):
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Audit every set."""
-        found = write_audits(self._made.sets(), self._prepared.data, self.config, folder, checkpoint)[0]
+        sets = self.source(SetStage).sets()  # type: ignore[type-abstract]
+        data = self.source(Prepare).data
+        found = write_audits(sets, data, self.config, folder, checkpoint)[0]
         return {
             **found.counts,
             "train_neighbour_pixels": round(found.held_out_null_pixels.rate, 3),
             "train_neighbour_features": round(found.held_out_null_features.rate, 3),
         }
-
-    def sets(self) -> list[DistilledSet]:
-        """The sets with their verdicts."""
-        return load_sets(self)
 
     def report(self) -> AuditReport:
         """What was found in the first set."""
@@ -133,27 +120,18 @@ class Evaluate(RunStage):
 
     name = "evaluate"
     summary = "judge the sets beside the baselines"
-
-    def __init__(self, setup: Setup, prepared: Prepare, made: Distill | Screen, encoded: Encode | None) -> None:
-        super().__init__(setup, prepared, made, *([] if encoded is None else [encoded]))
-        self._prepared, self._made, self._encoded = prepared, made, encoded
+    plugin_kinds = ("student", "metrics", "baselines")
 
     @property
     def options(self) -> Any:
         """The group ``evaluation``."""
         return plain(self.config.evaluation)
 
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The student, the metrics and the baselines."""
-        baselines = (type(method) for method in self.setup.baselines.values())
-        return (self.setup.plugin("student"), *self.setup.metrics, *baselines)
-
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Make the baselines' sets, train all students."""
-        config, setup, data = self.config, self.setup, self._prepared.data
-        latents = None if self._encoded is None else self._encoded.latents
-        made = {config.distill.method: self._made.sets()}
+        config, setup, data = self.config, self.setup, self.source(Prepare).data
+        latents = next((stage.latents for stage in self.inputs if isinstance(stage, Encode)), None)
+        made = {config.distill.method: self.source(SetStage).sets()}  # type: ignore[type-abstract]
         for name, method in setup.baselines.items():
             if name not in made:
                 method.fit(data, latents, checkpoint / name, setup.trainer)
@@ -163,7 +141,7 @@ class Evaluate(RunStage):
             made, data, setup.recipe, options.seeds, options.full, checkpoint, setup.trainer, metrics=options.metrics
         )
         write_json(folder / "evaluation.json", found.to_dict())
-        return {f"oa_{row.method}_{row.track}": round(row.oa, 4) for row in found.rows}
+        return {f"oa_{row.method}_{row.label_type}": round(row.oa, 4) for row in found.rows}
 
     def report(self) -> EvaluationReport:
         """What was found."""
@@ -181,10 +159,7 @@ class Export(RunStage):
 
     name = "export"
     summary = "write tiles and index"
-
-    def __init__(self, setup: Setup, audited: Audit) -> None:
-        super().__init__(setup, audited)
-        self._audited = audited
+    plugin_kinds = ("formats",)
 
     @property
     def options(self) -> Any:
@@ -195,7 +170,7 @@ class Export(RunStage):
         """Write the folder of tiles."""
         options = self.config.export
         export_tiles(
-            self._audited.sets()[0],
+            self.source(Audit).sets()[0],
             folder / "tiles",
             georef=self.setup.georef,
             dtype=options.dtype,
@@ -206,11 +181,6 @@ class Export(RunStage):
         )
         manifest = json.loads((folder / "tiles" / "manifest.json").read_text("utf-8"))
         return {"tiles": len(manifest["tiles"]), "blocked_left_out": manifest["audit"]["left_out"]}
-
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The formats."""
-        return self.setup.formats
 
     def outputs(self) -> dict[str, Path]:
         """The folder of tiles."""
@@ -231,8 +201,9 @@ class Report(RunStage):
         self, setup: Setup, prepared: Prepare, audited: Audit, judged: Evaluate, exported: Export, fits: Sequence[Fit]
     ) -> None:
         super().__init__(setup, judged, exported)
-        self._prepared, self._audited, self._judged, self._fits = prepared, audited, judged, fits
-        self.states: Sequence[StageState] = ()
+        self._prepared, self._audited, self._fits = prepared, audited, fits
+        # Where each stage of the run stands; the run sets it.
+        self.run_states: Callable[[], Sequence[StageState]] = tuple
 
     @property
     def options(self) -> Any:
@@ -253,7 +224,7 @@ class Report(RunStage):
             config=plain(self.config),
             data=self._prepared.data,
             tiles=self._audited.sets()[0],
-            evaluation=self._judged.report(),
+            evaluation=self.source(Evaluate).report(),
             stages=done,
             show_real=options.show_real,
             columns=options.columns,
@@ -262,10 +233,6 @@ class Report(RunStage):
         with storage_errors(self.config.folder):
             shutil.copy2(page, self.config.folder / "report.html")
         return {"kilobytes": round(page.stat().st_size / 1e3)}
-
-    def run_states(self) -> Sequence[StageState]:
-        """Where each stage of the run stands; the run replaces this."""
-        return self.states
 
     def outputs(self) -> dict[str, Path]:
         """The page."""
@@ -280,9 +247,9 @@ def output_stages(setup: Setup, making: Sequence[Stage]) -> list[Stage]:
     """The stages after those that make the sets."""
     prepared, made = making[0], making[-1]
     assert isinstance(prepared, Prepare) and isinstance(made, Distill)
-    encoded = next((stage for stage in making if isinstance(stage, Encode)), None)
-    final: Distill | Screen = Screen(setup, made) if setup.screens else made
-    audited, judged = Audit(setup, prepared, final), Evaluate(setup, prepared, final, encoded)
+    encoded = [stage for stage in making if isinstance(stage, Encode)]
+    final = Screen(setup, made) if setup.screens else made
+    audited, judged = Audit(setup, prepared, final), Evaluate(setup, prepared, final, *encoded)
     exported = Export(setup, audited)
     fits = [stage for stage in making if isinstance(stage, Fit)]
     report = Report(setup, prepared, audited, judged, exported, fits)

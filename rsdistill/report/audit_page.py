@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rsdistill.audit.audit_report import AuditReport
-from rsdistill.audit.features import create_features
-from rsdistill.audit.similarity_tests import Lens, measure
+from rsdistill.audit.similarity_tests import ImageProcessor, measure
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Suspects:
+class NearestPairs:
     """The most suspicious tiles, the first one most.
 
     Attributes:
@@ -36,7 +35,7 @@ class Suspects:
     chips: tuple[int, ...]
 
 
-def find_suspects(tiles: DistilledSet, data: SceneData, report: AuditReport, most: int = 8) -> Suspects:
+def find_nearest_pairs(tiles: DistilledSet, data: SceneData, report: AuditReport, most: int = 8) -> NearestPairs:
     """Find the chips that the most suspicious tiles resemble.
 
     Args:
@@ -52,15 +51,13 @@ def find_suspects(tiles: DistilledSet, data: SceneData, report: AuditReport, mos
         raise AuditError(f"the audit report is of {len(report.tiles)} tiles, the set has {len(tiles)}; audit this set")
     positions = report.most_suspicious(most)
     ours = aligned(tiles, data)
-    normalisation = Lens.normalise(data)
-    lens = Lens(data.bands, normalisation, create_features("descriptors", data, normalisation))
-    found = measure(ours.image[positions], ours.label[positions], data, lens)
+    found = measure(ours.image[positions], ours.label[positions], data, ImageProcessor.fit(data, "descriptors"))
     by_patch = [report.tiles[position].detector == "patches" for position in positions]
     chips = [
         int(patch if flagged else whole)
         for flagged, patch, whole in zip(by_patch, found.nearest_patch, found.nearest, strict=True)
     ]
-    return Suspects(tuple(positions), tuple(chips))
+    return NearestPairs(tuple(positions), tuple(chips))
 
 
 _PAIRS = 8
@@ -114,5 +111,5 @@ def suspicious_pairs(data: SceneData, tiles: DistilledSet, report: AuditReport, 
     Raises:
         AuditError: If the report is of another set.
     """
-    suspects = find_suspects(tiles, data, report, most)
-    return nearest_sheet(data, tiles.subset(np.array(suspects.tiles)), suspects.chips, most)
+    pairs = find_nearest_pairs(tiles, data, report, most)
+    return nearest_sheet(data, tiles.subset(np.array(pairs.tiles)), pairs.chips, most)

@@ -121,7 +121,7 @@ def accuracy_against_leakage(evaluation: EvaluationReport) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(rows)), dpi=144, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
     for position, row in enumerate(rows):
-        _accuracy_mark(left, position, row)
+        left.errorbar(100 * row.oa, position, xerr=None if row.oa_std is None else 100 * row.oa_std, **_style(row))
         _leakage_mark(right, position, row)
     for row in evaluation.rows:
         if row.held_out_null is None:
@@ -142,11 +142,6 @@ def accuracy_against_leakage(evaluation: EvaluationReport) -> Figure:
     return figure
 
 
-def _accuracy_mark(axes: Axes, position: int, row: Row) -> None:
-    spread = None if row.oa_std is None else 100 * row.oa_std
-    axes.errorbar(100 * row.oa, position, xerr=spread, **_style(row))
-
-
 def _leakage_mark(axes: Axes, position: int, row: Row) -> None:
     rate, interval = row.held_out_null, None
     assert rate is not None  # the caller's choice of rows
@@ -165,8 +160,8 @@ def _row_name(row: Row, rows: Sequence[Row]) -> str:
     parts = [row.method]
     if row.ipc is not None:
         parts.append(f"IPC {row.ipc}")
-    if any(other.track != row.track for other in rows):
-        parts.append(f"{row.track} labels")
+    if any(other.label_type != row.label_type for other in rows):
+        parts.append(f"{row.label_type} labels")
     return ", ".join(parts)
 
 
@@ -179,7 +174,7 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
 
 
-Picture = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
 
 # Pixels on paper: longest side of a picture, space between pictures, space between blocks.
 _CELL, _GAP, _BETWEEN = 128, 6, 34
@@ -198,7 +193,7 @@ class _Block:
 
     title: str
     columns: int
-    rows: Sequence[Sequence[Picture]]
+    rows: Sequence[Sequence[RgbImage]]
 
 
 def contact_sheet(
@@ -234,7 +229,7 @@ def contact_sheet(
         raise OptionError(f"columns is {columns}; a contact sheet needs 1 or more")
     limits = limits or shared_limits(data, colour)
 
-    def pictures(images: NDArray[Any]) -> Sequence[Picture]:
+    def pictures(images: NDArray[Any]) -> Sequence[RgbImage]:
         return [_fitted(p) for p in to_rgb(images, data.bands, wavelengths, limits)] if len(images) else []
 
     blocks = []
@@ -303,7 +298,7 @@ def shown_labels(data: SceneData, tiles: DistilledSet, classes: Sequence[str] | 
     return chosen
 
 
-def _fitted(picture: Picture) -> Picture:
+def _fitted(picture: RgbImage) -> RgbImage:
     """A picture (H, W, 3) brought to the cell: enlarged pixel by pixel, or reduced with a filter."""
     from PIL import Image
 
@@ -351,7 +346,7 @@ def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
 
 
-def _place(mosaic: Picture, picture: Picture | None, top: int, left: int) -> None:
+def _place(mosaic: RgbImage, picture: RgbImage | None, top: int, left: int) -> None:
     """Put a picture into the middle of its cell; an absent one leaves a grey cell."""
     cell = mosaic[top : top + _CELL, left : left + _CELL]
     if picture is None:

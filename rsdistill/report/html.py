@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import StorageError
+from rsdistill.evaluation import results
 from rsdistill.evaluation.leakage import aligned
 from rsdistill.evaluation.results import EvaluationReport, Row
 from rsdistill.evaluation.spectral import AGREEMENT_CHIPS
@@ -33,11 +35,7 @@ if TYPE_CHECKING:
 _THOUSAND = 1000
 
 
-def percent(value: float | None, std: float | None = None, digits: int = 1) -> str:
-    """A fraction in percent without its sign, with its standard deviation where there is one."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.{digits}f}" + ("" if std is None else f" ± {100 * std:.{digits}f}")
+percent = partial(results.percent, missing="–")
 
 
 def storage(count: float) -> str:
@@ -158,10 +156,8 @@ def write_report(
         comparison=_comparison(evaluation),
         sheets=list(_sheets(data, tiles, columns, show_real)) if visible else [],
         prompts=_prompts(tiles) if "captions" in tiles.manifest else [],
-        spectra=list(_spectra(data, tiles)),
-        agreement=list(_agreement(data, tiles)),
         index=_page_index(data),
-        histograms=list(_histograms(data, tiles)),
+        **_spectral_plots(data, tiles),
         spectrum_chips=AGREEMENT_CHIPS,
         curves=_curves(training or {}),
     )
@@ -177,7 +173,7 @@ def verdict(row: Row) -> str:
         return "by definition"
     if row.held_out_low is not None and row.held_out_low > 0.5:
         return "shown"
-    return "copies flagged" if row.copied else "none shown"
+    return "copies flagged" if row.copy_rate else "none shown"
 
 
 def render(template: str, **values: Any) -> str:
@@ -225,7 +221,7 @@ def _own_row(tiles: DistilledSet, evaluation: EvaluationReport | None) -> Row | 
     """The evaluation's row of this very set: hard labels before soft ones."""
     method = tiles.manifest.get("method")
     rows = [r for r in evaluation.rows if r.method == method and r.ipc == tiles.ipc] if evaluation else []
-    return min(rows, key=lambda row: row.track != "hard", default=None)
+    return min(rows, key=lambda row: row.label_type != "hard", default=None)
 
 
 def _cards(data: SceneData, tiles: DistilledSet, evaluation: EvaluationReport | None) -> list[tuple[str, str]]:
@@ -280,36 +276,37 @@ def _sheets(
         for keys in _parts(_class_keys(tiles), _CLASSES_A_SHEET):
             sheet = contact_sheet(data, tiles, keys, columns, colour, show_real=show_real, limits=limits)
             kinds = "Original training chips beside distilled images" if show_real else "Distilled images"
-            pictures.append(Picture.of(sheet, f"{kinds} in {captions[colour].lower()}, a row a class: {_named(keys)}."))
+            pictures.append(
+                Picture.of(sheet, f"{kinds} in {captions[colour].lower()}, a row a class: {', '.join(keys)}.")
+            )
         yield captions[colour], pictures
 
 
-def _spectra(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
+def _plots(tiles: DistilledSet, draw: Callable[[Sequence[str]], Figure], alt: str) -> Iterator[Picture]:
+    """Plots of all classes of the set, some classes each; their names end the text ``alt``."""
     for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
-        alt = f"Mean value by band of original and distilled images, one small plot a class: {_named(keys)}."
-        yield Picture.of(class_spectra(data, tiles, keys), alt)
+        yield Picture.of(draw(keys), f"{alt}: {', '.join(keys)}.")
 
 
-def _agreement(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
-    """Figures of spectra as numbers, where there are spectra: three bands have colours."""
+def _spectral_plots(data: SceneData, tiles: DistilledSet) -> dict[str, list[Picture]]:
+    """Mean spectra; their agreement as numbers, where there are spectra (three bands have colours); an index."""
+    each, index = "one small plot a class", _page_index(data)
+    alt = f"Mean value by band of original and distilled images, {each}"
+    plots = {"spectra": list(_plots(tiles, lambda keys: class_spectra(data, tiles, keys), alt))}
+    plots["agreement"], plots["histograms"] = [], []
     if over_wavelength(data.bands):
-        for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
-            alt = f"Correlation and distance of the mean spectra and distance of spectral indices: {_named(keys)}."
-            yield Picture.of(spectral_agreement(data, tiles, keys), alt)
+        alt = "Correlation and distance of the mean spectra and distance of spectral indices"
+        plots["agreement"] = list(_plots(tiles, lambda keys: spectral_agreement(data, tiles, keys), alt))
+    if index is not None:
+        alt = f"Distribution of {index.title} in original and distilled images, {each}"
+        plots["histograms"] = list(_plots(tiles, lambda keys: index_histograms(data, tiles, index.name, keys), alt))
+    return plots
 
 
 def _page_index(data: SceneData) -> SpectralIndex | None:
     """The first index that the bands allow, NDVI where there is near infrared; None where they allow none."""
     names = available(data.bands)
     return get_index(names[0]) if names else None
-
-
-def _histograms(data: SceneData, tiles: DistilledSet) -> Iterator[Picture]:
-    index = _page_index(data)
-    if index is not None:
-        for keys in _parts(_class_keys(tiles), _CLASSES_A_PLOT):
-            alt = f"Distribution of {index.title} in original and distilled images, one small plot a class: "
-            yield Picture.of(index_histograms(data, tiles, index.name, keys), f"{alt}{_named(keys)}.")
 
 
 def _prompts(tiles: DistilledSet) -> list[tuple[str, list[str]]]:
@@ -328,7 +325,3 @@ def _parts(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     """Runs of about equal length, none longer than ``size``."""
     for part in np.array_split(np.arange(len(keys)), -(-len(keys) // size)):
         yield [keys[i] for i in part]
-
-
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(keys)

@@ -15,7 +15,7 @@ from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.real_chips import class_chips
 from rsdistill.distilled import DistilledSet
 from rsdistill.evaluation.leakage import aligned
-from rsdistill.evaluation.spectral import AGREEMENT_CHIPS, chip_spectra, class_agreement, index_distance
+from rsdistill.evaluation.spectral import AGREEMENT_CHIPS, chip_spectra, class_agreement, finite_mean, index_distance
 from rsdistill.imaging.spectral_indices import available, get_index, index_bands, index_values
 from rsdistill.report.figures import WIDTH, plain_frame, set_style, shown_labels
 
@@ -65,7 +65,8 @@ def index_histograms(
 ) -> Figure:
     """Distribution of a spectral index over the pixels of each class: real training chips and distilled images.
 
-    Each curve encloses the same area. In the corner stands the Wasserstein-1 distance of both.
+    Each curve encloses the same area. In the corner stands the Wasserstein-1 distance of both. Errors as of
+    :func:`class_spectra`, and:
 
     Args:
         data: The dataset that the set was made from; up to 64 training chips a class are read.
@@ -74,9 +75,8 @@ def index_histograms(
         classes: Keys of the classes to show; None for all that the set has.
 
     Raises:
-        OptionError: If there is no class to show.
-        UnknownNameError: If the index or a class is unknown.
-        BandError: If the bands do not allow the index, or set and dataset differ in bands.
+        UnknownNameError: If there is no such index.
+        BandError: If the bands do not allow it.
     """
     tiles, index = aligned(tiles, data), get_index(name)
     index_bands(name, data.bands)
@@ -104,15 +104,7 @@ def index_histograms(
 def spectral_agreement(data: SceneData, tiles: DistilledSet, classes: Sequence[str] | None = None) -> Figure:
     """How each class agrees with the real chips: correlation and distance of mean spectra, distance of indices.
 
-    Args:
-        data: The dataset that the set was made from; up to 64 training chips a class are read.
-        tiles: The distilled set.
-        classes: Keys of the classes to show; None for all that the set has.
-
-    Raises:
-        OptionError: If there is no class to show.
-        UnknownNameError: If a class is unknown.
-        BandError: If set and dataset differ in bands.
+    Arguments and errors as of :func:`class_spectra`.
     """
     from matplotlib.figure import Figure
 
@@ -172,7 +164,9 @@ def _spectrum(
     """One class: mean of the real chips with their spread, mean of the distilled images."""
     known = [centre for centre in bands.centres if centre is not None]
     order = np.argsort(known) if len(known) == len(bands) else np.arange(len(bands))
-    real_mean, spread, made_mean = _nan_mean(real)[order], _nan_std(real)[order], _nan_mean(made)[order]
+    mean = finite_mean(real, (0,))
+    spread = np.sqrt(finite_mean((real - mean) ** 2, (0,)))[order]
+    real_mean, made_mean = mean[order], finite_mean(made, (0,))[order]
     name, colour = set_style(synthetic)
     if over_wavelength(bands):
         x = np.asarray(known)[order]
@@ -220,14 +214,3 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _unit(bands: BandSet) -> str:
     return "reflectance" if bands.scale != 1 else "pixel value"
-
-
-def _nan_mean(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over chips, (B,); NaN for bands without any."""
-    counts = np.isfinite(means).sum(axis=0)
-    return np.asarray(np.where(counts > 0, np.nansum(means, axis=0) / np.maximum(counts, 1), np.nan))
-
-
-def _nan_std(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation over chips, (B,)."""
-    return np.asarray(np.sqrt(_nan_mean((means - _nan_mean(means)) ** 2)))

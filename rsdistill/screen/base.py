@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import PolicyError, SplitError
 from rsdistill.imaging.pixels import blocks, dihedral_views, shrink
+from rsdistill.utils.options import plain
 
 FloatArray = NDArray[np.float64]
 # From images (n, B, H, W) in sensor units, NaN where invalid, to logits (n, classes).
@@ -110,15 +111,8 @@ class ScreenReport:
         return {**values, "note": NOTE}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON; :meth:`from_dict` reads them back."""
-        detectors = [asdict(figures) for figures in self.detectors]
-        return {**asdict(self), "detectors": detectors, "by_class": dict(self.by_class), "scores": list(self.scores)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ScreenReport:
-        """Rebuild a report from :meth:`to_dict`."""
-        detectors = tuple(DetectorFigures(**figures) for figures in values["detectors"])
-        return cls(**{**values, "detectors": detectors, "scores": tuple(values["scores"])})
+        """Plain types for JSON."""
+        return dict(plain(self))
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,19 +136,12 @@ def zero_shot_detector(
 ) -> Detector:
     """A CLIP model that compares images with the names of all classes, its threshold set on validation chips.
 
-    Args:
-        data: The dataset with the excluded classes.
-        excluded: Keys of the excluded classes.
-        model: Folder or hub id; its weights must be safetensors.
-        false_alarms: Share of allowed validation chips that may be held back.
-        options: How many views.
-        trainer: Device.
+    Arguments and errors as of :func:`rsdistill.screen.screening.train_detector`; ``model`` is a folder or hub id, whose
+    weights must be safetensors.
 
     Raises:
         ModelError: If the model cannot be loaded.
         OptionError: If the dataset has no natural colour bands.
-        PolicyError: If no class is excluded, or all are.
-        SplitError: If there are no allowed validation chips.
 
     Source: Radford et al., Learning transferable visual models from natural language supervision, 2021.
     """

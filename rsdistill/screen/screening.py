@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsdistill.bands import NATURAL_COLOUR
 from rsdistill.datasets.base import SceneData
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import BandError, OptionError, PolicyError
 from rsdistill.evaluation.student_training import Recipe, train_student
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import blocks, shrink, spread
-from rsdistill.models.networks import installed
+from rsdistill.models.networks import uses_imagenet
 from rsdistill.screen.base import (
     Classifier,
     Detector,
@@ -86,7 +85,7 @@ def train_detector(
     # Of allowed chips alone, so that nothing but weights depends on excluded ones.
     allowed = np.flatnonzero(~mask[data.train.labels])
     reference = data.train.images(allowed[spread(len(allowed), _STATISTICS_CHIPS)])
-    if _uses_imagenet(data, options):
+    if uses_imagenet(options.network, "screen.network", "student", data.bands, data.name):
         name = NAME
         progress = trainer is None or trainer.progress
         classify: Classifier = Probe(data, reference, resolve_device(trainer), options.seed, progress)
@@ -112,21 +111,6 @@ def _student(
         return np.asarray(student(images.to(resolve_device(trainer))).double().cpu().numpy())
 
     return classify
-
-
-def _uses_imagenet(data: SceneData, options: ScreenOptions) -> bool:
-    coloured = data.bands.has(NATURAL_COLOUR)
-    if options.network == "imagenet" and not installed():
-        raise OptionError(
-            "option screen.network 'imagenet' needs packages that are missing; install rsdistill[offline] or "
-            "choose 'student'"
-        )
-    if options.network == "imagenet" and not coloured:
-        raise OptionError(
-            f"option screen.network 'imagenet' needs red, green and blue, dataset '{data.name}' has bands "
-            f"{', '.join(data.bands.names)}; choose 'student'"
-        )
-    return options.network == "imagenet" or (options.network == "auto" and coloured and installed())
 
 
 Redraw = Callable[[NDArray[np.int64], int], DistilledSet]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from rsdistill.audit import membership as module
-from rsdistill.audit.attack import Attack, MembershipResult
+from rsdistill.audit.attack import Attack
 from rsdistill.audit.calibration import AuditOptions
 from rsdistill.audit.membership import MembershipOptions, confidences, membership
 from rsdistill.bands import get_bands
@@ -39,6 +40,13 @@ def real_tiles(view, count=20):
     return DistilledSet(view.images(which), view.labels[which], CLASSES, BANDS, 10.0, manifest)
 
 
+def equal(first, second):
+    """Whether two results agree in every score and figure."""
+    pairs = [(first.in_view, second.in_view), (first.in_set, second.in_set)]
+    scores = [(getattr(a, kind), getattr(b, kind)) for a, b in pairs for kind in ("member", "non_member")]
+    return all(np.array_equal(a, b) for a, b in scores) and first.figures() == second.figures()
+
+
 @pytest.fixture(scope="module")
 def data():
     return noise_data(train=80, val=20, test=60)
@@ -53,7 +61,7 @@ def test_chips_learnt_by_heart_are_found(coreset):
     assert coreset.in_set is not None and len(coreset.in_set.member) == 20
     assert coreset.in_set.auc > 0.95 and coreset.in_set.auc_interval[0] > 0.9
     assert coreset.in_set.tpr(0.01) > 0.5
-    assert (coreset.method, coreset.ipc, coreset.variant, coreset.track) == ("random", 10, "offline", "hard")
+    assert (coreset.method, coreset.ipc, coreset.variant, coreset.label_type) == ("random", 10, "offline", "hard")
 
 
 def test_a_coreset_betrays_little_of_the_chips_that_it_left_out(coreset, data):
@@ -99,21 +107,32 @@ def test_unequal_splits_are_balanced_by_class():
     assert len(full.in_view.member) == len(full.in_view.non_member) == 40
 
 
-def test_shadows_draw_members_and_non_members_alike(data):
-    pool = module._Pool.draw(data, None, 8, 0)
-    inside = pool.draws(np.array([40, 40]), 6, 0)
+def test_shadows_draw_members_and_non_members_alike(data, monkeypatch):
+    trained, train = [], module.train_student
+
+    def record(images, labels, *rest):
+        trained.append(([chip.numpy().tobytes() for chip in images], labels))
+        return train(images, labels, *rest)
+
+    monkeypatch.setattr(module, "train_student", record)
+    quick, options = {**RECIPE, "steps": 1}, {"targets": 1, "views": 1}
+    membership(None, data, quick, {**options, "shadow_sets": 6}, trainer=QUIET)
+    halves = [chips for chips, _ in trained[:6]]
     # Halves: pairs of shadows share no chip, and every chip is in half of them.
-    assert (inside.sum(axis=0) == 3).all() and not (inside[0] & inside[1]).any()
-    few = pool.draws(np.array([10, 10]), 8, 0)
-    assert (few.sum(axis=1) == 20).all() and (few.sum(axis=0) == 1).all()
-    assert [np.bincount(pool.chips.labels[row]).tolist() for row in few] == [[10, 10]] * 8
+    assert set(Counter(chip for half in halves for chip in half).values()) == {3}
+    assert not set(halves[0]) & set(halves[1]) and len({*halves[0], *halves[1]}) == 160
+    trained.clear()
+    membership(tiles_of(noise(20), np.arange(20) % 2), data, quick, {**options, "shadow_sets": 8}, trainer=QUIET)
+    few = trained[:8]
+    assert [np.bincount(labels).tolist() for _, labels in few] == [[10, 10]] * 8
+    assert len({chip for chips, _ in few for chip in chips}) == 160
 
 
 def test_equal_inputs_give_equal_results_and_another_seed_does_not(data, coreset):
     again = membership(real_tiles(data.train), data, OVERFIT, MembershipOptions(4, 2, 1), trainer=QUIET)
-    assert again.to_dict() == coreset.to_dict()
+    assert equal(again, coreset)
     other = membership(real_tiles(data.train), data, OVERFIT, {**OPTIONS, "seed": 1}, trainer=QUIET)
-    assert other.to_dict() != coreset.to_dict()
+    assert not equal(other, coreset)
 
 
 def test_a_killed_attack_continues_and_sets_of_a_size_share_shadows(data, coreset, tmp_path, monkeypatch):
@@ -132,7 +151,7 @@ def test_a_killed_attack_continues_and_sets_of_a_size_share_shadows(data, corese
         with pytest.raises(KeyboardInterrupt):
             membership(real_tiles(data.train), *arguments)
     monkeypatch.setattr(module, "train_student", lambda *a, **k: trained.append(1) or train(*a, **k))
-    assert membership(real_tiles(data.train), *arguments).to_dict() == coreset.to_dict()
+    assert equal(membership(real_tiles(data.train), *arguments), coreset)
     assert len(trained) == 6
     membership(real_tiles(data.train), *arguments)
     assert len(trained) == 6
@@ -152,8 +171,8 @@ def test_soft_labels_are_attacked_where_the_recipe_learns_them(data):
     tiles = real_tiles(data.train)
     tiles = replace(tiles, soft_label=np.full((20, 2), 0.5, np.float32))
     soft = membership(tiles, data, OVERFIT, OPTIONS, trainer=QUIET)
-    assert soft.track == "soft" and soft.in_set.auc < 0.9
-    assert membership(tiles, data, {**OVERFIT, "soft": False}, OPTIONS, trainer=QUIET).track == "hard"
+    assert soft.label_type == "soft" and soft.in_set.auc < 0.9
+    assert membership(tiles, data, {**OVERFIT, "soft": False}, OPTIONS, trainer=QUIET).label_type == "hard"
 
 
 def test_a_set_may_lack_classes(data):
@@ -163,11 +182,9 @@ def test_a_set_may_lack_classes(data):
     assert len(found.in_view.member) == 40
 
 
-def test_result_survives_json(coreset):
-    plain = json.loads(json.dumps(coreset.to_dict(), allow_nan=False))
-    again = MembershipResult.from_dict(plain)
-    assert again.to_dict() == coreset.to_dict()
-    figures = json.loads(json.dumps(again.figures(), allow_nan=False))
+def test_figures_survive_json(coreset):
+    figures = json.loads(json.dumps(coreset.figures(), allow_nan=False))
+    assert figures == coreset.figures()
     assert figures["in_set"]["auc"] == coreset.in_set.auc and figures["in_view"]["members"] == 80
 
 

