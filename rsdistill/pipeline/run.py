@@ -45,7 +45,7 @@ class Run:
         self.config = self.setup.config
         making = making_stages(self.setup)
         self.pipeline = Pipeline(self.config.folder, [*making, *output_stages(self.setup, making)])
-        self._of(Report).run_states = self.pipeline.states  # type: ignore[method-assign]
+        self._of(Report).run_states = self.pipeline.states
 
     @property
     def data(self) -> SceneData:

@@ -163,27 +163,26 @@ class Setup:
         """Whether tiles are screened for excluded classes."""
         return self.config.screen is not None and self.policy is not None and bool(self.policy.excluded)
 
-    @property
-    def metrics(self) -> tuple[object, ...]:
-        """Functions that score students."""
-        return tuple(METRICS.get(name).factory for name in self.config.evaluation.metrics)
+    def plugins(self, kind: str) -> list[object]:
+        """The classes and functions behind the plug-ins of a kind that the run uses.
 
-    @property
-    def formats(self) -> tuple[object, ...]:
-        """Functions that write further files of the export."""
-        return tuple(EXPORT_FORMATS.get(name).factory for name in self.config.export.formats)
-
-    def plugin(self, kind: str) -> object:
-        """The class or function behind a plug-in of the run: ``dataset``, ``codec``, ``captioner``, ``student``."""
+        Args:
+            kind: ``dataset``, ``codec``, ``captioner``, ``distiller``, ``student``, ``metrics``, ``formats`` or
+                ``baselines``.
+        """
         config = self.config
-        entries: dict[str, tuple[Registry[Any], str]] = {
-            "dataset": (DATASETS, config.data.name),
-            "codec": (CODECS, config.codec.name),
-            "captioner": (CAPTIONERS, config.captions.name),
-            "student": (STUDENTS, self.recipe.student),
+        entries: dict[str, tuple[Registry[Any], Sequence[str]]] = {
+            "dataset": (DATASETS, [config.data.name]),
+            "codec": (CODECS, [config.codec.name]),
+            "captioner": (CAPTIONERS, [config.captions.name]),
+            "distiller": (DISTILLERS, [config.distill.method]),
+            "student": (STUDENTS, [self.recipe.student]),
+            "metrics": (METRICS, config.evaluation.metrics),
+            "formats": (EXPORT_FORMATS, config.export.formats),
+            "baselines": (DISTILLERS, config.evaluation.baselines),
         }
-        registry, name = entries[kind]
-        return registry.get(name).factory
+        registry, names = entries[kind]
+        return [registry.get(name).factory for name in names]
 
     def _codec_options(self, config: RunConfig) -> dict[str, Any]:
         """The codec's options: those given, and those that follow from the distiller where none of them is given."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from rsdistill.utils.options import plain
 LIBRARIES, TRAINING = 1.0e9, 0.6e9
 _IN_MEMORY = 2e9
 
+T = TypeVar("T", bound=Stage)
+
 
 class RunStage(Stage):
     """A stage of a configured run.
@@ -36,10 +38,24 @@ class RunStage(Stage):
     Args:
         setup: What the config asks for.
         *inputs: The stages it reads.
+
+    Attributes:
+        plugin_kinds: What of the run's plug-ins its result depends on, as :meth:`Setup.plugins` takes it.
     """
+
+    plugin_kinds: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, setup: Setup, *inputs: Stage) -> None:
         self.setup, self.config, self.inputs = setup, setup.config, inputs
+
+    @property
+    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
+        """The classes and functions behind what the stage uses of the run's plug-ins."""
+        return tuple(plugin for kind in self.plugin_kinds for plugin in self.setup.plugins(kind))
+
+    def source(self, kind: type[T]) -> T:
+        """The input of a kind."""
+        return next(stage for stage in self.inputs if isinstance(stage, kind))
 
 
 class Prepare(RunStage):
@@ -47,6 +63,7 @@ class Prepare(RunStage):
 
     name = "prepare"
     summary = "read, check, resample and split the dataset"
+    plugin_kinds = ("dataset",)
 
     @property
     def options(self) -> Any:
@@ -54,11 +71,6 @@ class Prepare(RunStage):
         options = plain(self.config.data)
         del options["policy"]
         return options if self.setup.policy_digest is None else {**options, "policy": self.setup.policy_digest}
-
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The dataset's class."""
-        return (self.setup.plugin("dataset"),)
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Read and write every chip."""
@@ -83,28 +95,20 @@ class Caption(RunStage):
 
     name = "captions"
     summary = "put the train chips into words"
+    plugin_kinds = ("captioner",)
     collective = True
-
-    def __init__(self, setup: Setup, prepared: Prepare) -> None:
-        super().__init__(setup, prepared)
-        self._prepared = prepared
 
     @property
     def options(self) -> Any:
         """The group ``captions``, and what the captioner's files hold."""
         return {"captions": plain(self.config.captions), "files": self.setup.captioner.input_digest()}
 
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The captioner's class."""
-        return (self.setup.plugin("captioner"),)
-
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Caption, and drop what the policy lets no text say."""
         setup = self.setup
-        data = setup.load_data() if setup.captioner.needs_names else self._prepared.data
+        data = setup.load_data() if setup.captioner.needs_names else self.source(Prepare).data
         captions = setup.captioner.caption(data, "train", checkpoint, setup.trainer)
-        names = setup.kept_names(self._prepared.data)
+        names = setup.kept_names(self.source(Prepare).data)
         clean = scrub_captions(captions, data.train.labels, class_prompts(data.classes), setup.terms, names)
         clean.save(folder / "captions.jsonl")
         return {"chips": len(clean), **clean.figures}
@@ -124,25 +128,17 @@ class FitCodec(RunStage):
 
     name = "codec"
     summary = "fit the codec between chips and latents"
+    plugin_kinds = ("codec",)
     collective = True
-
-    def __init__(self, setup: Setup, prepared: Prepare) -> None:
-        super().__init__(setup, prepared)
-        self._prepared = prepared
 
     @property
     def options(self) -> Any:
         """The group ``codec``, and the precision it is trained in."""
         return {"codec": plain(self.config.codec), "precision": self.config.trainer.precision}
 
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The codec's class."""
-        return (self.setup.plugin("codec"),)
-
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Fit on the train chips."""
-        data = self._prepared.data
+        data = self.source(Prepare).data
         codec = create_codec(self.config.codec.name, data.bands, **self.config.codec.options)
         codec.fit(data, checkpoint, self.setup.trainer)
         codec.save(folder / "codec")
@@ -165,10 +161,6 @@ class Encode(RunStage):
     name = "encode"
     summary = "cache the latents"
 
-    def __init__(self, setup: Setup, prepared: Prepare, fitted: FitCodec) -> None:
-        super().__init__(setup, prepared, fitted)
-        self._prepared, self._fitted = prepared, fitted
-
     @property
     def options(self) -> Any:
         """The number of views; the batch does not change the result."""
@@ -176,7 +168,7 @@ class Encode(RunStage):
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Encode in batches."""
-        options, codec, data = self.config.encode, self._fitted.codec, self._prepared.data
+        options, codec, data = self.config.encode, self.source(FitCodec).codec, self.source(Prepare).data
         progress = self.setup.trainer.progress
         store = encode(codec, data, folder / "latents.zarr", options.views, options.batch, progress=progress)
         shape = store.open()["mean"].shape
@@ -185,7 +177,7 @@ class Encode(RunStage):
     @cached_property
     def latents(self) -> LatentStore:
         """The latent store."""
-        return LatentStore(self.folder / "latents.zarr", self._fitted.codec)
+        return LatentStore(self.folder / "latents.zarr", self.source(FitCodec).codec)
 
     def estimate(self, data: SceneData) -> Estimate:
         """Mean and variance of each view."""
@@ -201,6 +193,8 @@ class Fit(RunStage):
         sources: The stages that hold what it needs: prepared chips first, then latents, captions, earlier steps.
     """
 
+    plugin_kinds = ("distiller",)
+
     def __init__(self, setup: Setup, step: FitStep, sources: Sequence[Stage]) -> None:
         super().__init__(setup, *sources)
         self.name, self.summary, self.collective, self.step = step.name, step.summary, step.collective, step
@@ -211,11 +205,6 @@ class Fit(RunStage):
         config = self.config
         told = {"method": config.distill.method, "options": plain(self.step.options)}
         return told | {"precision": config.trainer.precision}
-
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The method's class."""
-        return (type(self.setup.distiller),)
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Fit, and keep what was learned."""
@@ -237,21 +226,25 @@ class Fit(RunStage):
         return Estimate(60e6, LIBRARIES + TRAINING + held + self.step.memory)
 
 
-class Distill(RunStage):
-    """The distilled sets, one a generation seed."""
+class SetStage(RunStage):
+    """A stage that leaves sets, one a generation seed."""
+
+    def sets(self) -> list[DistilledSet]:
+        """The sets as the stage left them."""
+        return [DistilledSet.load(self.folder / set_name(n)) for n in range(len(self.config.distill.seeds))]
+
+
+class Distill(SetStage):
+    """The distilled sets as the method makes them."""
 
     name = "distill"
     summary = "make the distilled sets"
+    plugin_kinds = ("distiller",)
 
     @property
     def options(self) -> Any:
         """The group ``distill``; a pretrained model counts by its name."""
         return plain(self.config.distill)
-
-    @property
-    def plugins(self) -> tuple[object, ...]:  # type: ignore[override]
-        """The method's class."""
-        return (type(self.setup.distiller),)
 
     def make(self, folder: Path, checkpoint: Path) -> Figures:
         """Make each set; one that is finished survives a kill."""
@@ -267,10 +260,6 @@ class Distill(RunStage):
     def method(self, work: Path | None = None) -> Distiller:
         """The method with all that it needs to make sets."""
         return attach(self.setup, self.inputs, work)
-
-    def sets(self) -> list[DistilledSet]:
-        """The sets as they were made."""
-        return load_sets(self)
 
     def estimate(self, data: SceneData) -> Estimate:
         """The tiles of all sets."""
@@ -315,14 +304,8 @@ def attach(setup: Setup, inputs: Sequence[Stage], work: Path | None = None) -> D
 
 def _writer(setup: Setup, data: SceneData) -> Callable[[str], str]:
     """The captioner's model, loaded when it is first asked; what it writes is scrubbed."""
-    models: list[Callable[[str], str]] = []
-
-    def write(request: str) -> str:
-        if not models:
-            models.append(setup.captioner.writer(setup.trainer))
-        return scrub(models[0](request), setup.terms, setup.kept_names(data))
-
-    return write
+    model = cache(lambda: setup.captioner.writer(setup.trainer))
+    return lambda request: scrub(model()(request), setup.terms, setup.kept_names(data))
 
 
 def keep_log(checkpoint: Path, folder: Path) -> None:
@@ -340,11 +323,6 @@ def numbered(name: str, number: int) -> str:
 def set_name(number: int) -> str:
     """Name of a set's file."""
     return numbered("distilled.nc", number)
-
-
-def load_sets(stage: RunStage) -> list[DistilledSet]:
-    """The sets that a stage left, one a generation seed."""
-    return [DistilledSet.load(stage.folder / set_name(n)) for n in range(len(stage.config.distill.seeds))]
 
 
 def chip_bytes(config: Any, data: SceneData) -> int:

@@ -93,7 +93,7 @@ trainer: {accelerator: cpu, progress: false}
         ("herding", "hreding", "line 8: unknown distiller 'hreding': did you mean 'herding'"),
         ("    steps: 4", "    stepz: 4", "line 13: unknown option of evaluation.recipe 'stepz'"),
         ("    steps: 4", "    student: convnets", "line 13: unknown student 'convnets': did you mean 'convnet'"),
-        ("    steps: 4", "    steps: 0", "line 11: option 'steps' of the recipe is 0"),
+        ("    steps: 4", "    steps: 0", "line 13: option evaluation.recipe.steps: "),
         ("blocks", "blocs", "line 12: unknown option of evaluation.recipe.student_options 'blocs'"),
     ],
 )
