@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import Any
+
+import yaml
 
 from rsdistill.errors import BandError, UnknownNameError, suggestion
 
@@ -158,10 +161,7 @@ class BandSet:
             "scale": self.scale,
             "offset": self.offset,
             "nodata": self.nodata,
-            "bands": [
-                {"name": b.name, "centre": b.centre, "width": b.width, "gsd": b.gsd, "title": b.title}
-                for b in self.bands
-            ],
+            "bands": [asdict(band) for band in self.bands],
         }
 
     @classmethod
@@ -184,34 +184,15 @@ def _folded(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]", "", name.lower()))
 
 
-# Broad aerial camera bands; typical centres of frame cameras.
-_BLUE = Band("blue", 0.480, 0.060, title="blue")
-_GREEN = Band("green", 0.560, 0.060, title="green")
-_RED = Band("red", 0.655, 0.060, title="red")
-_NIR = Band("nir", 0.842, 0.110, title="near infrared")
+def _read_sensors() -> dict[str, BandSet]:
+    text = (resources.files("rsdistill") / "sensors.yaml").read_text("utf-8")
+    return {
+        name: BandSet(**{**told, "sensor": name, "bands": tuple(Band(**band) for band in told["bands"])})
+        for name, told in yaml.safe_load(text).items()
+    }
 
-# Sentinel-2A MSI, ESA's spectral response functions (S2-SRF 3.0), µm and m.
-_SENTINEL2 = (
-    Band("B01", 0.4427, 0.021, 60, "coastal aerosol"),
-    Band("B02", 0.4924, 0.066, 10, "blue"),
-    Band("B03", 0.5598, 0.036, 10, "green"),
-    Band("B04", 0.6646, 0.031, 10, "red"),
-    Band("B05", 0.7041, 0.015, 20, "red edge 1"),
-    Band("B06", 0.7405, 0.015, 20, "red edge 2"),
-    Band("B07", 0.7828, 0.020, 20, "red edge 3"),
-    Band("B08", 0.8328, 0.106, 10, "near infrared"),
-    Band("B8A", 0.8647, 0.021, 20, "narrow near infrared"),
-    Band("B09", 0.9451, 0.020, 60, "water vapour"),
-    Band("B10", 1.3735, 0.031, 60, "cirrus"),
-    Band("B11", 1.6137, 0.091, 20, "short-wave infrared 1"),
-    Band("B12", 2.2024, 0.175, 20, "short-wave infrared 2"),
-)
 
-_SENSORS: dict[str, BandSet] = {
-    "rgb": BandSet((_RED, _GREEN, _BLUE), "rgb", "uint8", (0.0, 255.0)),
-    "bgrn": BandSet((_BLUE, _GREEN, _RED, _NIR), "bgrn", "uint16", (1.0, 10000.0), 1e-4, 0.0, 0.0),
-    "sentinel2": BandSet(_SENTINEL2, "sentinel2", "uint16", (1.0, 65535.0), 1e-4, 0.0, 0.0),
-}
+_SENSORS = _read_sensors()
 
 
 def list_sensors() -> list[str]:

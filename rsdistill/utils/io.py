@@ -136,11 +136,12 @@ def read_yaml(path: Path, kind: YamlKind) -> YamlFile:
 
 def parse_yaml(text: str, where: str, kind: YamlKind) -> YamlFile:
     """Parse such a text; see :func:`read_yaml`."""
+    lines: dict[str, int] = {}
     try:
         loader = yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
-            _refuse_twice(root, where, kind)
+            _note_lines(root, "", lines, (), f"{kind.word} {where}", kind)
             values = loader.construct_document(root) if root is not None else None
         finally:
             loader.dispose()
@@ -150,13 +151,16 @@ def parse_yaml(text: str, where: str, kind: YamlKind) -> YamlFile:
         raise kind.error(f"{kind.word} {where} is not valid YAML{at}; mend it") from error
     if not isinstance(values, dict):
         raise kind.error(f"{kind.word} {where} must hold {kind.shape}")
-    lines: dict[str, int] = {}
-    _note_lines(root, "", lines, ())
     return YamlFile(values, lines)
 
 
-def _note_lines(node: yaml.Node | None, path: str, lines: dict[str, int], above: tuple[int, ...]) -> None:
-    """Note where the parts of a node begin; a node may hold itself by an alias."""
+def _note_lines(
+    node: yaml.Node | None, path: str, lines: dict[str, int], above: tuple[int, ...], file: str, kind: YamlKind
+) -> None:
+    """Note where the parts of a node begin, which may hold itself by an alias.
+
+    YAML lets the last of two equal keys win in silence; here they are a mistake.
+    """
     if id(node) in above:
         return
     parts: list[tuple[str, yaml.Node, yaml.Node]] = []
@@ -164,25 +168,11 @@ def _note_lines(node: yaml.Node | None, path: str, lines: dict[str, int], above:
         parts = [(f"{path}[{number}]", entry, entry) for number, entry in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode):
         parts = [(f"{path}.{key.value}" if path else str(key.value), key, value) for key, value in node.value]
+    seen: set[str] = set()
     for name, start, value in parts:
-        lines[name] = start.start_mark.line + 1
-        _note_lines(value, name, lines, (*above, id(node)))
-
-
-def _refuse_twice(root: yaml.Node | None, where: str, kind: YamlKind) -> None:
-    """YAML lets the last of two equal keys win in silence."""
-    nodes, done = [root], set()
-    while nodes:
-        node = nodes.pop()
-        if id(node) in done:
-            continue
-        done.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        elif isinstance(node, yaml.MappingNode):
-            nodes += [value for _, value in node.value]
-            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for number, key in enumerate(keys):
-                if key.value in [earlier.value for earlier in keys[:number]]:
-                    line = key.start_mark.line + 1
-                    raise kind.error(f"{kind.word} {where}, line {line}: '{key.value}' is given twice; keep one")
+        line = start.start_mark.line + 1
+        if name in seen:
+            raise kind.error(f"{file}, line {line}: '{start.value}' is given twice; keep one")
+        seen.add(name)
+        lines[name] = line
+        _note_lines(value, name, lines, (*above, id(node)), file, kind)

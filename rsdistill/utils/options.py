@@ -223,9 +223,8 @@ def _described(
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    target = factory.__init__ if inspect.isclass(factory) else factory
-    if dataclasses.is_dataclass(factory):
-        target = factory
+    by_fields = dataclasses.is_dataclass(factory) or not inspect.isclass(factory)
+    target = factory if by_fields else factory.__init__
     try:
         return typing.get_type_hints(target, include_extras=True)
     except (NameError, TypeError):
