@@ -1,8 +1,7 @@
 """Codecs between chips and latents, and the store that keeps latents."""
 
 from rsdistill.codecs import kl as _kl  # noqa: F401 - registers the codec
-from rsdistill.codecs import pretrained as _inflated  # noqa: F401 - registers the codec
-from rsdistill.codecs import pretrained as _pretrained  # noqa: F401 - registers the codec
+from rsdistill.codecs import pretrained as _pretrained  # noqa: F401 - registers two codecs
 from rsdistill.codecs import spectral as _spectral  # noqa: F401 - registers the codec
 from rsdistill.codecs.base import CODECS, Codec, create_codec, list_codecs, load_codec
 from rsdistill.codecs.store import LatentBatch, LatentStore, encode

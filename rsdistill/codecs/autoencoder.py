@@ -16,8 +16,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from rsdistill.bands import BandSet, check_count
-from rsdistill.codecs.base import Codec, describe_shape
-from rsdistill.codecs.losses import LossOptions, LossTerms, reconstruction_loss
+from rsdistill.codecs.base import Codec
+from rsdistill.codecs.losses import LossOptions, reconstruction_loss
 from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import CodecError
 from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions, valid_pixels
@@ -47,6 +47,7 @@ class AutoencoderCodec(Codec):
     """
 
     patch: int = 1
+    _latent_channels: int
     steps: int
     batch: int
     lr: float
@@ -55,6 +56,11 @@ class AutoencoderCodec(Codec):
     kl_weight: float
     vae_: AutoencoderKL | None = None
     normalisation_: RangeNormalisation | None = None
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of the latents."""
+        return self._latent_channels
 
     def __repr__(self) -> str:
         """Bands, reduction, and whether it is fitted."""
@@ -187,13 +193,51 @@ class AutoencoderCodec(Codec):
             raise CodecError(self._not_fitted)
         return self.vae_, self.normalisation_
 
+    def _check_start(self) -> None:
+        """Refuse to start at block PCA where patches have fewer values than latents have channels."""
+        values = len(self.bands) * self.patch**2
+        if values < self.latent_channels:
+            raise CodecError(
+                f"codec '{self.name}' cannot start {self.latent_channels} latent channels from patches of "
+                f"{values} values; raise codec.patch or lower codec.latent_channels"
+            )
+
     def _check(self, shape: Sequence[int], where: str) -> None:
         check_count(shape[0], self.bands, where)
         if any(side % self.factor for side in shape[1:]):
             raise CodecError(
-                f"{where} has shape {describe_shape(shape)}, but codec '{self.name}' needs sides that are a "
+                f"{where} has shape {'x'.join(map(str, shape))}, but codec '{self.name}' needs sides that are a "
                 f"multiple of {self.factor}; set data.size to one"
             )
+
+
+def build_autoencoder(
+    channels: int, latent_channels: int, widths: Sequence[int], layers: int, groups: int, side: int
+) -> AutoencoderKL:
+    """An untrained autoencoder, with weights from torch's current random state.
+
+    Args:
+        channels: Channels that it takes and gives.
+        latent_channels: Channels of its latents.
+        widths: Width of each resolution; one halving between two of them.
+        layers: Residual layers at each resolution.
+        groups: Groups of its normalisation.
+        side: Side of what it takes, in pixels.
+    """
+    vae: AutoencoderKL = AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=tuple(widths),
+        layers_per_block=layers,
+        latent_channels=latent_channels,
+        norm_num_groups=groups,
+        sample_size=side,
+        # At 8x8 latents attention costs time and did not lower the reconstruction error.
+        mid_block_add_attention=False,
+    )
+    return vae
 
 
 class CodecTraining(lightning.LightningModule):
@@ -218,17 +262,13 @@ class CodecTraining(lightning.LightningModule):
         latent = self.vae.encode(F.pixel_unshuffle(filled, self.patch)).latent_dist
         noise = torch.randn(latent.mean.shape, generator=generator).to(latent.mean)
         rebuilt = F.pixel_shuffle(self.vae.decode(latent.mean + latent.std * noise).sample, self.patch)
-        terms = self.compare(rebuilt, chips)
+        terms = reconstruction_loss(rebuilt, chips, self.normalisation, self.bands, self.loss)
         divergence = latent.kl().mean()
         self.log(self.loss.error, terms.error, prog_bar=True)
         self.log("angle", terms.angle, prog_bar=True)
         self.log("kl", divergence)
         loss: torch.Tensor = terms.total + self.kl_weight * divergence + self.anchor(filled, latent.mean, rebuilt)
         return loss
-
-    def compare(self, rebuilt: torch.Tensor, chips: torch.Tensor) -> LossTerms:
-        """Reconstruction loss of normalised chips."""
-        return reconstruction_loss(rebuilt, chips, self.normalisation, self.bands, self.loss)
 
     def anchor(self, chips: torch.Tensor, latents: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor | float:
         """What else the fit is held to; nothing here.

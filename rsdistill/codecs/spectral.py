@@ -16,7 +16,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from rsdistill.bands import BandSet, get_bands, list_sensors
-from rsdistill.codecs.autoencoder import AutoencoderCodec, CodecTraining
+from rsdistill.codecs.autoencoder import AutoencoderCodec, CodecTraining, build_autoencoder
 from rsdistill.codecs.base import CODECS
 from rsdistill.codecs.kl import sample_blocks
 from rsdistill.codecs.losses import LossOptions
@@ -95,11 +95,6 @@ class SpectralCodec(AutoencoderCodec):
         self.origin_: tuple[BandSet, RangeNormalisation] | None = None
 
     @property
-    def latent_channels(self) -> int:
-        """Channels C of the latents."""
-        return self._latent_channels
-
-    @property
     def factor(self) -> int:
         """How many times smaller latents are than chips along each side."""
         return self.patch
@@ -160,24 +155,9 @@ class SpectralCodec(AutoencoderCodec):
         return self.for_bands(bands).decode(latents)
 
     def _build(self, sample: NDArray[Any]) -> AutoencoderKL:
-        values = len(self.bands) * self.patch**2
-        if values < self.latent_channels:
-            raise CodecError(
-                f"codec '{self.name}' cannot start {self.latent_channels} latent channels from patches of "
-                f"{values} values; raise codec.patch or lower codec.latent_channels"
-            )
-        vae = AutoencoderKL(
-            in_channels=values,
-            out_channels=values,
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(self.width,),
-            layers_per_block=self.layers_per_block,
-            latent_channels=self.latent_channels,
-            norm_num_groups=1,
-            sample_size=sample.shape[-1] // self.patch,
-            mid_block_add_attention=False,
-        )
+        self._check_start()
+        values, side = len(self.bands) * self.patch**2, sample.shape[-1] // self.patch
+        vae = build_autoencoder(values, self.latent_channels, (self.width,), self.layers_per_block, 1, side)
         chips = self._normalised(sample[np.random.default_rng(self.seed).permutation(len(sample))])
         prior = BlockPrior.fit(F.pixel_unshuffle(chips, self.patch), len(self.bands), self.seed)
         self.layers_ = GeneratedLayers(SpectralAxis.of(self.bands), prior, self.width, self.latent_channels)

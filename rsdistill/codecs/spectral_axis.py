@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from rsdistill.bands import Band, BandSet
+from rsdistill.codecs.kl import block_rows
 from rsdistill.errors import BandError
 from rsdistill.imaging.pixels import dihedral_views
 
@@ -175,9 +176,7 @@ class BlockPrior:
             bands: Number A of bands.
             seed: Seed of the choice of blocks.
         """
-        rows = blocks.permute(0, 2, 3, 1).reshape(-1, blocks.shape[1]).numpy()
-        whole = rows[np.isfinite(rows).all(1)]
-        rows = whole if len(whole) > rows.shape[1] else np.nan_to_num(rows, nan=-1.0)
+        rows = block_rows(blocks, blocks.shape[1])
         rows = rows[np.random.default_rng(seed).permutation(len(rows))[:_MAX_BLOCKS]].astype(np.float64)
         mean = _symmetric(rows.mean(0), bands)
         # About the symmetric mean, since the blocks' turned copies would have that one.

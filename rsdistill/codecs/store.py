@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,9 +152,10 @@ def encode(
         with tqdm(total=total, desc="encode", unit="chip", leave=False, disable=not progress) as bar:
             for split, part, view in plan:
                 for labels, images, chips in _batches(part, batch):
-                    mean, logvar = codec.posterior(dihedral(torch.from_numpy(images), view))
+                    posterior = codec.posterior(dihedral(torch.from_numpy(images), view))
+                    mean, logvar = (values.cpu().numpy() for values in posterior)
                     writer = writer or _Writer(partial, total, mean.shape[1:])
-                    writer.add(mean, logvar, labels, chips, split, view)
+                    writer.add(mean=mean, logvar=logvar, label=labels, chip=chips, split=split, view=view)
                     bar.update(len(labels))
     return LatentStore(path, codec)
 
@@ -178,7 +179,7 @@ def _batches(view: SceneView, size: int) -> Iterator[tuple[NDArray[np.int64], ND
 class _Writer:
     """Appends batches to the arrays of a new store."""
 
-    def __init__(self, path: Path, total: int, shape: torch.Size) -> None:
+    def __init__(self, path: Path, total: int, shape: Sequence[int]) -> None:
         group = zarr.create_group(path, overwrite=True)
         space = ("sample", "channel", "y", "x")
         self._arrays = {
@@ -193,24 +194,9 @@ class _Writer:
             )
         self._next = 0
 
-    def add(
-        self,
-        mean: torch.Tensor,
-        logvar: torch.Tensor,
-        labels: NDArray[np.int64],
-        chips: NDArray[np.int64],
-        split: int,
-        view: int,
-    ) -> None:
-        end = self._next + len(labels)
-        parts: dict[str, Any] = {
-            "mean": mean.cpu().numpy(),
-            "logvar": logvar.cpu().numpy(),
-            "label": labels,
-            "chip": chips,
-            "split": split,
-            "view": view,
-        }
+    def add(self, **parts: Any) -> None:
+        """Append the parts of a batch, each by the name of its array; a number stands for all its samples."""
+        end = self._next + len(parts["label"])
         for name, values in parts.items():
             self._arrays[name][self._next : end] = values
         self._next = end
