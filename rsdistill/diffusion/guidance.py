@@ -62,11 +62,6 @@ def guide(
     """
     length = options.scale * (1.0 - alpha_bar).sqrt().to(noisy)
     direction = lowpass(prototypes - clean, options.grid_size)
-    guided: torch.Tensor = noisy + length * direction / _norm(direction)
+    norm = direction.flatten(1).norm(dim=1).clamp_min(1e-8).reshape(-1, 1, 1, 1)
+    guided: torch.Tensor = noisy + length * direction / norm
     return guided
-
-
-def _norm(latents: torch.Tensor) -> torch.Tensor:
-    """Norm of each latent, (N, 1, 1, 1), at least 1e-8."""
-    norm: torch.Tensor = latents.flatten(1).norm(dim=1)
-    return norm.clamp_min(1e-8).reshape(-1, 1, 1, 1)

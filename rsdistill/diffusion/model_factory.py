@@ -57,18 +57,10 @@ def load_pretrained(source: Source, codec: Codec, size: int, unet_class_label: i
             f"{unet.config.cross_attention_dim}; they are not of one pipeline"
         )
     tokenizer = source.load("tokenizer", CLIPTokenizer)
-    model = DiffusionModel(
-        codec.autoencoder(),
-        text_encoder,
-        tokenizer,
-        unet,
-        _schedule(source),
-        trains="unet",
-        unet_class_label=unet_class_label,
-    )
     for part in (unet, text_encoder):
         part.eval().requires_grad_(False)
-    return model
+    parts = (codec.autoencoder(), text_encoder, tokenizer, unet, _schedule(source))
+    return DiffusionModel(*parts, trains="unet", unet_class_label=unet_class_label)
 
 
 def _schedule(source: Source) -> DDIMScheduler:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rsdistill.codecs.sources import KNOWN, Source
+from rsdistill.codecs.sources import KNOWN, KnownPipeline, Source
 
 
 @dataclass(frozen=True)
@@ -13,50 +13,41 @@ class Preset:
     """Sizes of a model that is trained from scratch.
 
     Attributes:
+        name: Its name.
+        summary: One line for listings.
         channels: Width of the UNet at each resolution.
         layers: Residual and attention layers at each resolution.
         heads: Attention heads of the UNet.
         text_width: Width of the text encoder.
         text_layers: Layers of the text encoder.
         max_tokens: Longest prompt in tokens, start and end included.
-        summary: One line for listings.
     """
 
+    name: str
+    summary: str
     channels: tuple[int, ...]
     layers: int
     heads: int
     text_width: int
     text_layers: int
     max_tokens: int
-    summary: str = ""
+    # Pretrained pipelines name their paper here.
+    source: ClassVar[str] = ""
 
 
-PRESETS: dict[str, Preset] = {
-    "tiny": Preset((64, 128), 1, 4, 64, 2, 32, "from scratch, any bands, minutes on a CPU"),
-    "compact": Preset((96, 192), 1, 4, 96, 2, 32, "from scratch, any bands, half as wide again"),
-    "small": Preset((128, 256, 512), 2, 8, 256, 4, 77, "from scratch, any bands, one GPU"),
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("tiny", "from scratch, any bands, minutes on a CPU", (64, 128), 1, 4, 64, 2, 32),
+        Preset("compact", "from scratch, any bands, half as wide again", (96, 192), 1, 4, 96, 2, 32),
+        Preset("small", "from scratch, any bands, one GPU", (128, 256, 512), 2, 8, 256, 4, 77),
+    )
 }
 
 
-@dataclass(frozen=True)
-class ListedPreset:
-    """A preset as listings show it.
-
-    Attributes:
-        name: Its name.
-        summary: One line.
-        source: Its paper, empty for those trained from scratch.
-    """
-
-    name: str
-    summary: str
-    source: str = ""
-
-
-def list_presets() -> Iterator[ListedPreset]:
+def list_presets() -> list[Preset | KnownPipeline]:
     """All presets that have a name: those from scratch, then the pretrained ones."""
-    yield from (ListedPreset(name, preset.summary) for name, preset in PRESETS.items())
-    yield from (ListedPreset(known.name, known.summary, known.source) for known in KNOWN.values())
+    return [*PRESETS.values(), *KNOWN.values()]
 
 
 def pretrained_source(preset: str) -> Source | None:
