@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -25,6 +25,7 @@ from rsdistill.export.encoding import Encoding
 from rsdistill.export.metadata import Facts, Tile
 from rsdistill.utils.io import complete_file
 
+T = TypeVar("T")
 _EXTRA_SAMPLES, _SHORT = 338, 3
 _ENTRY, _ENTRY_BYTES = "<HHI", 12
 _ALPHA_KINDS = (1, 2)
@@ -157,13 +158,7 @@ def describe_written(path: Path, pixels: NDArray[Any], facts: Facts) -> Written:
 
 
 def tile_document(tile: Tile, facts: Facts, digest: str) -> dict[str, Any]:
-    """The JSON document of a tile: class, caption and provenance.
-
-    Args:
-        tile: What the tile is.
-        facts: What all tiles of the set share.
-        digest: sha256 of its stored values.
-    """
+    """The JSON document of a tile: class, caption, provenance, and ``digest``, the sha256 of its stored values."""
     return {
         **facts.document,
         "name": tile.name,
@@ -209,7 +204,7 @@ def colour_interpretation(bands: BandSet) -> tuple[ColorInterp, ...]:
     """What each band shows, by its wavelength; never alpha."""
     if len(bands) == 1:
         return (ColorInterp.gray,)
-    meanings = [_by_range(band.centre) for band in bands]
+    meanings = [by_wavelength(band, _RANGES) or ColorInterp.undefined for band in bands]
     if bands.has(NATURAL_COLOUR):
         colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         for colour, position in zip(colours, bands.composite(NATURAL_COLOUR), strict=True):
@@ -218,6 +213,12 @@ def colour_interpretation(bands: BandSet) -> tuple[ColorInterp, ...]:
         # A TIFF cannot leave open what its first band shows.
         meanings[0] = ColorInterp.gray
     return tuple(meanings)
+
+
+def by_wavelength(band: Band, ranges: Mapping[T, tuple[float, float]]) -> T | None:
+    """The first of some ranges of wavelength (µm) that a band's centre lies in; None where there is none."""
+    inside = (key for key, (low, high) in ranges.items() if band.centre is not None and low <= band.centre < high)
+    return next(inside, None)
 
 
 def optics_tags(band: Band) -> dict[str, str]:
@@ -294,14 +295,6 @@ def _tags(tile: Tile, facts: Facts, digest: str) -> dict[str, str]:
 def _rights(facts: Facts) -> str:
     made = "Made from" if facts.synthetic else "Taken from"
     return f"{made} {facts.dataset}; licence of the dataset: {facts.licence}"
-
-
-def _by_range(centre: float | None) -> ColorInterp:
-    if centre is not None:
-        for meaning, (low, high) in _RANGES.items():
-            if low <= centre < high:
-                return meaning
-    return ColorInterp.undefined
 
 
 def _raise_storage(error: Exception, partial: Path, path: Path) -> NoReturn:

@@ -36,14 +36,6 @@ def tile_frame(tiles: Sequence[Tile], written: Sequence[Written], facts: Facts) 
     """Footprints of all tiles with what is known of each.
 
     Tiles at real places may lie in several CRSs; their footprints are then given in WGS 84.
-
-    Args:
-        tiles: The tiles.
-        written: What was written for each.
-        facts: What they share.
-
-    Returns:
-        A frame with a row and a polygon a tile.
     """
     import geopandas
     import pandas as pd
@@ -80,11 +72,7 @@ def tile_frame(tiles: Sequence[Tile], written: Sequence[Written], facts: Facts) 
 
 
 def write_index(folder: Path, frame: geopandas.GeoDataFrame) -> None:
-    """Write the index with its default style.
-
-    Args:
-        folder: The exported folder.
-        frame: From :func:`tile_frame`.
+    """Write the frame of :func:`tile_frame` with its default style.
 
     Raises:
         ExportError: If the GeoPackage cannot be written.
@@ -147,11 +135,6 @@ class Mosaic:
 
 def write_mosaics(folder: Path, tiles: Sequence[Tile], facts: Facts) -> tuple[Mosaic, ...]:
     """Write the mosaics; none where tiles lie in several CRSs or are rotated, which a VRT cannot hold.
-
-    Args:
-        folder: The exported folder.
-        tiles: The tiles.
-        facts: What they share.
 
     Returns:
         The mosaics of the classes, in their order, and last the one of all tiles.

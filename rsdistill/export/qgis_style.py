@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR, BandSet
+from rsdistill.bands import FALSE_COLOUR, NATURAL_COLOUR
 from rsdistill.distilled import DistilledSet
 from rsdistill.export.metadata import fill_xml
 from rsdistill.imaging.composites import stretch_limits
@@ -57,18 +57,15 @@ def choose_composites(tiles: DistilledSet) -> tuple[Composite, ...]:
     step = max(1, max(tiles.image.shape[2:]) // _MOST_PIXELS)
     sample = tiles.image[::every, :, ::step, ::step]
     result = []
-    for name, wavelengths in _wavelengths(tiles.bands):
+    for name, wavelengths in (("natural", NATURAL_COLOUR), ("false", FALSE_COLOUR)):
+        if name == "false" and not tiles.bands.has(wavelengths):
+            continue
         low, high = stretch_limits(sample, tiles.bands, wavelengths)
         limits = (float(low.min()), float(high.max()))
         black, white = (value * tiles.bands.scale + tiles.bands.offset for value in limits)
         red, green, blue = tiles.bands.composite(wavelengths)
         result.append(Composite(name, (red, green, blue), black, _above(black, white)))
     return tuple(result)
-
-
-def _wavelengths(bands: BandSet) -> list[tuple[str, tuple[float, float, float]]]:
-    chosen = [("natural", NATURAL_COLOUR)]
-    return [*chosen, ("false", FALSE_COLOUR)] if bands.has(FALSE_COLOUR) else chosen
 
 
 def _above(low: float, high: float) -> float:

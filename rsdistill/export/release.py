@@ -92,13 +92,7 @@ _WIDTH = 100
 
 
 def readme_text(tiles: Sequence[Tile], facts: Facts, mosaics: bool) -> str:
-    """What the folder holds, how to open it, and under which terms it may be used.
-
-    Args:
-        tiles: The tiles.
-        facts: What they share.
-        mosaics: Whether there are mosaics.
-    """
+    """What the folder holds, how to open it, and under which terms it may be used."""
     counts = Counter(tile.class_name for tile in tiles)
     text = fill("README.txt.j2", facts=facts, counts=counts, mosaics=mosaics, version=package_version())
     title, *lines = text.splitlines()

@@ -12,7 +12,7 @@ from typing import Any
 
 from rsdistill.bands import Band
 from rsdistill.export.georef import ENGINEERING, footprint
-from rsdistill.export.geotiff import Written
+from rsdistill.export.geotiff import Written, by_wavelength
 from rsdistill.export.metadata import INDEX, MANIFEST, README, STAC, Facts, Tile, file_safe
 from rsdistill.export.stac_schemas import EO, FILE, MLM, PROCESSING, PROJECTION, RASTER
 from rsdistill.utils.io import complete_file, write_json
@@ -43,14 +43,7 @@ _COMMON_NAMES = {
 
 
 def write_item(folder: Path, tile: Tile, facts: Facts, written: Written, created: str) -> None:
-    """Write the item of one tile.
-
-    Args:
-        folder: The exported folder.
-        tile: The tile.
-        facts: What all tiles share.
-        written: What was written for it.
-        created: When the export was made, RFC 3339.
+    """Write the item of one tile; ``created`` is when the export was made, RFC 3339.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -132,14 +125,6 @@ def spdx(licence: str) -> str:
     return licence if _SPDX.fullmatch(licence) else "other"
 
 
-def common_name(band: Band) -> str | None:
-    """Common name of a band by its wavelength, None where there is none."""
-    for name, (low, high) in _COMMON_NAMES.items():
-        if band.centre is not None and low <= band.centre < high:
-            return name
-    return None
-
-
 def _image_asset(tile: Tile, facts: Facts, written: Written) -> dict[str, Any]:
     return {
         "href": f"../../../{tile.path}",
@@ -177,7 +162,7 @@ def _band(band: Band, facts: Facts, figures: dict[str, float]) -> dict[str, Any]
     if figures:
         described["statistics"] = {key.lower(): value for key, value in figures.items()}
     optics = {
-        "eo:common_name": common_name(band),
+        "eo:common_name": by_wavelength(band, _COMMON_NAMES),
         "eo:center_wavelength": band.centre,
         "eo:full_width_half_max": band.width,
     }
