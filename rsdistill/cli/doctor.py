@@ -6,13 +6,13 @@ import argparse
 import importlib.util
 import re
 from collections.abc import Iterator
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rsdistill.cli.listing import KINDS, refuse, registry
+from rsdistill.cli.listing import KINDS, add_verb, refuse, registry
 from rsdistill.errors import ModelError, OptionError, StorageError, storage_errors
 from rsdistill.utils.provenance import library_versions
 
@@ -27,13 +27,8 @@ _OPTIONAL = {
 
 def add_doctor(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     """Add the command to a parser's commands."""
-    doctor = verbs.add_parser(
-        "doctor",
-        help="say what is installed and whether it fits together; code 1 if it does not",
-        parents=[plugins],
-        allow_abbrev=False,
-    )
-    doctor.set_defaults(command=_doctor)
+    summary = "say what is installed and whether it fits together; code 1 if it does not"
+    add_verb(verbs, "doctor", summary, _doctor, parents=[plugins])
 
 
 def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
@@ -86,29 +81,6 @@ def _foreign() -> Iterator[str]:
 
 
 _OWN_CHIPS = "folder"
-_TEMPLATE = """\
-# rsdistill run {file}
-# Any option can be given on the command line too: --distill.ipc 20. What options there are: rsdistill options
-name: {name}
-data:
-  name: {dataset}            # rsdistill list datasets
-  root: {root}
-  size: 64                   # side in pixels that chips are brought to
-  train: 0.5                 # share of each class to learn from
-  val: 0.1                   # share of that to hold back
-{own}codec:
-  name: kl                   # rsdistill list codecs
-  options: {{latent_channels: 16, patch: 8, block_channels: [128], steps: 300, lr: 5.0e-4}}
-distill:
-  # method: NAME             # rsdistill list distillers; its options: rsdistill options NAME
-  ipc: 10                    # images per class
-  seeds: [0, 1]              # a set is made with each
-evaluation:
-  recipe: {{steps: 400, full_steps: 800, size: 32}}
-  seeds: [0, 1]
-trainer:
-  accelerator: auto          # cpu, gpu, mps or another that Lightning knows
-"""
 _OWN = """\
   # bands: sentinel2         # a sensor, or names as the files describe them; red, green, blue if left out
   options: {gsd: 1.0}        # metres a pixel of the files: change it to what yours have
@@ -126,18 +98,16 @@ def starting_config(folder: Path, dataset: str, file: Path) -> str:
     root = yaml.safe_dump(folder.as_posix(), allow_unicode=True, default_style='"', width=10_000).strip()
     name = re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-.") or "run"
     own = _OWN if dataset == _OWN_CHIPS else ""
-    return _TEMPLATE.format(file=file, name=name, dataset=dataset, root=root, own=own)
+    template = (resources.files("rsdistill.cli") / "starting_config.txt").read_text("utf-8")
+    return template.format(file=file, name=name, dataset=dataset, root=root, own=own)
 
 
 def add_init(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     """Add the command to a parser's commands."""
-    init = verbs.add_parser(
-        "init", help="write a commented config for a folder of chips", parents=[plugins], allow_abbrev=False
-    )
+    init = add_verb(verbs, "init", "write a commented config for a folder of chips", _init, parents=[plugins])
     init.add_argument("folder", type=Path, help="folder of the chips: a folder a class, or a dataset as downloaded")
     init.add_argument("--dataset", default=_OWN_CHIPS, help=f"what the folder holds; {_OWN_CHIPS} unless given")
     init.add_argument("--out", type=Path, help="file to write; FOLDER's name and .yaml in the current folder else")
-    init.set_defaults(command=_init)
 
 
 def _init(options: argparse.Namespace, rest: list[str]) -> int:

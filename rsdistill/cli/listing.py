@@ -59,21 +59,30 @@ def option_table(rows: Sequence[OptionHelp]) -> str:
     return "\n".join(lines)
 
 
+def add_verb(verbs: Any, name: str, summary: str, command: Any, **options: Any) -> argparse.ArgumentParser:
+    """Add a command to a parser's commands.
+
+    Args:
+        verbs: The parser's commands.
+        name: Its name.
+        summary: One line for ``--help``.
+        command: Takes the parsed arguments and those that were not understood, and returns the exit code.
+        **options: Further arguments of argparse's ``add_parser``.
+    """
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=summary, allow_abbrev=False, **options)
+    parser.set_defaults(command=command)
+    return parser
+
+
 def add_listing(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     """Add the commands to a parser's commands."""
-    listing = verbs.add_parser("list", help="list the plug-ins of a kind", parents=[plugins], allow_abbrev=False)
+    listing = add_verb(verbs, "list", "list the plug-ins of a kind", _list, parents=[plugins])
     listing.add_argument("kind", nargs="?", help=f"one of {', '.join([*KINDS, _PRESETS])}; all kinds unless given")
-    listing.set_defaults(command=_list)
-    options = verbs.add_parser(
-        "options",
-        help="every option of a config's group or of a plug-in: type, default and meaning",
-        parents=[plugins],
-        allow_abbrev=False,
-    )
+    summary = "every option of a config's group or of a plug-in: type, default and meaning"
+    options = add_verb(verbs, "options", summary, _options, parents=[plugins])
     options.add_argument(
         "name", nargs="?", help="group of a config, plug-in, or KIND:NAME where plug-ins share a name; all unless given"
     )
-    options.set_defaults(command=_options)
 
 
 def refuse(rest: Sequence[str], verb: str = "") -> None:
@@ -113,7 +122,10 @@ def _options(options: argparse.Namespace, rest: list[str]) -> int:
     refuse(rest, "options")
     groups = _groups()
     if options.name is None:
-        print(_what_can_be_named(groups))
+        print(f"{'groups':15} {', '.join(groups)}")
+        for kind in KINDS:
+            print(f"{kind:15} {', '.join(registry(kind).names())}")
+        print("\nrsdistill options NAME, or KIND:NAME such as datasets:folder")
     elif options.name in groups:
         print(option_table(describe_options(groups[options.name], options.name)))
     else:
@@ -132,12 +144,6 @@ def _groups() -> dict[str, Any]:
     candidates = {name: (hints[name], *typing.get_args(hints[name])) for name in options}
     found = {name: [part for part in parts if dataclasses.is_dataclass(part)] for name, parts in candidates.items()}
     return {name: parts[0] for name, parts in found.items() if parts}
-
-
-def _what_can_be_named(groups: Sequence[str] | dict[str, Any]) -> str:
-    lines = [f"{'groups':15} {', '.join(groups)}"]
-    lines += [f"{kind:15} {', '.join(registry(kind).names())}" for kind in KINDS]
-    return "\n".join([*lines, "", "rsdistill options NAME, or KIND:NAME such as datasets:folder"])
 
 
 def _plugin_options(name: str, groups: dict[str, Any]) -> str:

@@ -86,14 +86,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     parser.add_argument("--version", action="version", version=f"rsdistill {package_version()}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     plugins = _Parser(add_help=False, allow_abbrev=False)
-    plugins.add_argument(
-        "--import",
-        dest="plugins",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module, or path of a .py file, that registers plug-ins; can be repeated",
-    )
+    what = "module, or path of a .py file, that registers plug-ins; can be repeated"
+    plugins.add_argument("--import", dest="plugins", action="append", default=[], metavar="MODULE", help=what)
     add_run(verbs, plugins)
     add_sets(verbs, plugins)
     add_listing(verbs, plugins)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rsdistill.classes import ClassInfo
-from rsdistill.errors import OptionError, PolicyError, storage_errors
+from rsdistill.cli.listing import refuse
+from rsdistill.errors import PolicyError, storage_errors
 from rsdistill.sensitive.policy import ANY, Policy
 from rsdistill.sensitive.resolved import ResolvedPolicy
 from rsdistill.sensitive.taxonomy import NO_SECTOR, load_taxonomy
@@ -52,26 +54,8 @@ def starting_policy(dataset: str, classes: Sequence[ClassInfo]) -> str:
     assigned = taxonomy.datasets.get(dataset, {})
     sectors = {c.key: assigned[c.key].sector if c.key in assigned else c.sector or NO_SECTOR for c in classes}
     unknown = {key: sector for key, sector in sectors.items() if key not in assigned}
-    parts = [
-        f"""\
-# What is to be done with the classes of dataset '{dataset}'. Check it with: rsdistill policy check FILE
-#
-# A rule names classes by sector, by pattern ("*port*") or by class, one or a list of them, and gives one action:
-#   exclude   no chip is ever read
-#   coarsen   merged into another class, given by 'into: NAME'
-#   protect   only k-anonymous prototypes, texts from the template, no soft labels, a stricter audit
-#   allow     nothing is done
-# A rule by class goes before one by pattern, and that before one by sector. A class without a rule is an error.
-
-dataset: {dataset}
-
-# true: the run folder names the classes that were left out or merged; else it only counts them.
-disclose: false
-
-# Words that no caption and no metadata may hold, besides the names of excluded classes.
-excluded_terms: []
-"""
-    ]
+    template = (resources.files("rsdistill.cli") / "starting_policy.txt").read_text("utf-8")
+    parts = [template.format(dataset=dataset)]
     if unknown:
         known = ", ".join([*taxonomy.sectors, NO_SECTOR])
         listed = yaml.safe_dump({"classes": unknown}, sort_keys=False, allow_unicode=True)
@@ -126,7 +110,7 @@ def add_policy(verbs: Any) -> None:
 
 
 def _tell(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    _refuse(rest)
+    refuse(rest, "policy")
     policy = Policy.load(options.policy)
     known = list(load_taxonomy().datasets)
     names = [options.dataset] if options.dataset else known if policy.dataset == ANY else [policy.dataset]
@@ -135,7 +119,7 @@ def _tell(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _init(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    _refuse(rest)
+    refuse(rest, "policy")
     text = starting_policy(options.dataset, _classes(options.dataset, options.root))
     if options.out is None:
         print(text, end="")
@@ -159,8 +143,3 @@ def _classes(dataset: str, root: str | None) -> tuple[ClassInfo, ...]:
     if classes is None:
         raise PolicyError(f"dataset '{dataset}' tells its classes only when it is loaded; use load_dataset(policy=...)")
     return classes
-
-
-def _refuse(rest: Sequence[str]) -> None:
-    if rest:
-        raise OptionError(f"argument '{rest[0]}' is not understood; see rsdistill policy --help")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rsdistill.cli.listing import GIVEN, option_table
+from rsdistill.cli.listing import GIVEN, add_verb, option_table
 from rsdistill.errors import OptionError
 from rsdistill.utils.options import OptionHelp, describe_options
 
@@ -29,13 +28,10 @@ _USAGE = (
 
 def add_run(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     """Add the command to a parser's commands."""
-    run = verbs.add_parser(
-        "run", help="carry out the stages of a config", parents=[plugins], add_help=False, allow_abbrev=False
-    )
+    run = add_verb(verbs, "run", "carry out the stages of a config", _run, parents=[plugins], add_help=False)
     run.add_argument("-h", "--help", action="store_true")
     run.add_argument("--until")
     run.add_argument("--dry-run", action="store_true")
-    run.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
@@ -139,15 +135,14 @@ def _chosen(config: RunConfig) -> Iterator[tuple[str, list[OptionHelp]]]:
     from rsdistill.datasets import DATASETS
     from rsdistill.distillers import DISTILLERS
 
-    chosen: list[tuple[Registry[Any], str, Any]] = [
-        (DATASETS, config.data.name, config.data),
-        (CODECS, config.codec.name, config.codec),
-        (CAPTIONERS, config.captions.name, config.captions),
-        (DISTILLERS, config.distill.method, config.distill),
-    ]
-    groups = {id(getattr(config, item.name)): item.name for item in dataclasses.fields(config)}
-    for registry, name, group in chosen:
+    chosen: dict[str, tuple[Registry[Any], str]] = {
+        "data": (DATASETS, config.data.name),
+        "codec": (CODECS, config.codec.name),
+        "captions": (CAPTIONERS, config.captions.name),
+        "distill": (DISTILLERS, config.distill.method),
+    }
+    for group, (registry, name) in chosen.items():
         # What the config's own group gives, such as the folder of a dataset, is not given again.
-        given = {item.name for item in dataclasses.fields(group)} | set(GIVEN.get(registry.kind, ()))
-        options = describe_options(registry.get(name).factory, f"{groups[id(group)]}.options", given)
+        given = set(vars(getattr(config, group))) | set(GIVEN.get(registry.kind, ()))
+        options = describe_options(registry.get(name).factory, f"{group}.options", given)
         yield f"Options of {registry.kind} '{name}':", options

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsdistill.cli.listing import refuse
+from rsdistill.cli.listing import add_verb, refuse
 
 if TYPE_CHECKING:
     from rsdistill.distilled import DistilledSet
@@ -22,41 +22,26 @@ _SET_HELP = "distilled set, .nc or .zarr"
 
 def add_sets(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     """Add the commands to a parser's commands."""
-    audit = verbs.add_parser(
-        "audit",
-        help="search a distilled set for leaked chips",
-        parents=[plugins],
-        epilog=_OPTIONS + _BLOCKED,
-        allow_abbrev=False,
-    )
+    summary, epilog = "search a distilled set for leaked chips", _OPTIONS + _BLOCKED
+    audit = add_verb(verbs, "audit", summary, _audit, parents=[plugins], epilog=epilog)
     audit.add_argument("set", type=Path, help=_SET_HELP)
     audit.add_argument("--out", type=Path, required=True, help="folder to make")
     audit.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
-    audit.set_defaults(command=_audit)
-    evaluate = verbs.add_parser(
-        "evaluate",
-        help="judge a distilled set beside all real chips",
-        parents=[plugins],
-        epilog=_OPTIONS,
-        allow_abbrev=False,
-    )
+    summary = "judge a distilled set beside all real chips"
+    evaluate = add_verb(verbs, "evaluate", summary, _evaluate, parents=[plugins], epilog=_OPTIONS)
     evaluate.add_argument("set", type=Path, help=_SET_HELP)
     evaluate.add_argument("--out", type=Path, help="folder for what is finished; the same command continues from it")
-    evaluate.set_defaults(command=_evaluate)
     for parser in (audit, evaluate):
         parser.add_argument("--config", help="YAML of the run that made the set")
         parser.add_argument("--data", help="name of the dataset that the set was made from")
         parser.add_argument("--root", help="folder of the dataset")
     _add_export(verbs, plugins)
-    validate = verbs.add_parser("validate", help="check a distilled set or an exported folder", allow_abbrev=False)
+    validate = add_verb(verbs, "validate", "check a distilled set or an exported folder", _validate)
     validate.add_argument("set", type=Path, help=f"{_SET_HELP}, or an exported folder")
-    validate.set_defaults(command=_validate)
 
 
 def _add_export(verbs: Any, plugins: argparse.ArgumentParser) -> None:
-    export = verbs.add_parser(
-        "export", help="write a distilled set as tiles, index and catalog", parents=[plugins], allow_abbrev=False
-    )
+    export = add_verb(verbs, "export", "write a distilled set as tiles, index and catalog", _export, parents=[plugins])
     export.add_argument("set", type=Path, help=_SET_HELP)
     export.add_argument("--out", type=Path, required=True, help="folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
@@ -68,23 +53,11 @@ def _add_export(verbs: Any, plugins: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--origin", type=float, nargs=2, default=(0.0, 0.0), metavar=("X", "Y"), help="upper left corner"
     )
-    export.add_argument(
-        "--format",
-        dest="formats",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="further format, one of 'rsdistill list export_formats'; can be repeated",
-    )
-    export.add_argument(
-        "--geoparquet",
-        dest="formats",
-        action="append_const",
-        const="geoparquet",
-        help="the same as --format geoparquet",
-    )
+    further = "further format, one of 'rsdistill list export_formats'; can be repeated"
+    export.add_argument("--format", dest="formats", action="append", default=[], metavar="NAME", help=further)
+    same = "the same as --format geoparquet"
+    export.add_argument("--geoparquet", dest="formats", action="append_const", const="geoparquet", help=same)
     export.add_argument("--allow-blocked", action="store_true", help="write tiles that the audit blocked too")
-    export.set_defaults(command=_export)
 
 
 def _config(options: argparse.Namespace, rest: list[str]) -> tuple[DistilledSet, RunConfig]:
