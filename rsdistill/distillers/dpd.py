@@ -177,27 +177,19 @@ class DPD(Distiller):
 
     def _train(self, folder: Path | None) -> dict[str, Any]:
         """Train the denoiser; figures of its size and of the last validation."""
-        latents, captions, prompts = (
-            self.fitted_latents(),
-            self.captions_,
-            class_prompts(self.data_.classes, self.prompt),
-        )
-        seed = derived_seed(self.seed, 30)
+        latents, captions = self.fitted_latents(), self.captions_
+        prompts, seed = class_prompts(self.data_.classes, self.prompt), derived_seed(self.seed, 30)
         model = self.plan_.build(latents.codec, prompts, self._size, seed, sentences(captions))
         self.model_ = train_denoiser(
             model, latents, prompts, self.training, self.teacher_, self.seed, folder, self.trainer_, captions
         )
         taken = self.training.limited(len(latents.positions("train", views=True))).steps
         cut = {} if captions is None else {"captions_cut": count_cut(model, captions)}
-        sizes = {"parameters": model.unet.parameters(), "trained": model.learned()}
+        weights = {"parameters": model.unet.parameters(), "trained": model.learned()}
+        sizes = {name: sum(p.numel() for p in part) for name, part in weights.items()}
         log = {} if folder is None else training_log(folder / LOG)
         held_out = {name: round(values[-1], 4) for name, (_, values) in log.items() if name.startswith("val_")}
-        return {
-            "steps": taken,
-            **{name: sum(p.numel() for p in part) for name, part in sizes.items()},
-            **held_out,
-            **cut,
-        }
+        return {"steps": taken, **sizes, **held_out, **cut}
 
     def _networks_step(self) -> FitStep:
         def fit(folder: Path | None) -> dict[str, float]:
