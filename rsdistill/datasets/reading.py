@@ -7,8 +7,9 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ _SAYS_NOTHING = re.compile(r"((band|layer|channel)[\s_-]*)?\d*", re.IGNORECASE)
 _PHOTO_MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 # Where a PNG says how many bits a plane has.
 _PNG_DEPTH = 24
-# What Pillow raises for files that are truncated, of no known kind or beyond all measure.
-_PHOTO_FAILURES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow and GDAL raise for files that are truncated, of no known kind or beyond all measure.
+_FAILURES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, RasterioError)
 # A look at the folder for side-car files at every open would cost more than the reading.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 # warnings.catch_warnings is not safe across threads, and chips are read by several.
@@ -73,17 +74,13 @@ def read_file(path: Path) -> RawChip:
 
 def _read_png(path: Path) -> RawChip:
     """Read 8 bits a plane through Pillow, which would cut 16-bit colour to 8; GDAL would not see a truncation."""
-    _require_bytes(path)
-    with path.open("rb") as stream:
-        deep = stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH:] == b"\x10"
-    if not deep:
-        return read_photo(path)
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except _PHOTO_FAILURES as error:
-        raise ChipError(f"{path} cannot be read ({error}); replace or remove it") from error
-    return read_raster(path)
+    with _readable(path):
+        with path.open("rb") as stream:
+            deep = stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH:] == b"\x10"
+        if deep:
+            with Image.open(path) as image:
+                image.load()
+    return read_raster(path) if deep else read_photo(path)
 
 
 def read_photo(path: Path) -> RawChip:
@@ -92,15 +89,10 @@ def read_photo(path: Path) -> RawChip:
     Raises:
         ChipError: If the file is empty, truncated, not an image or not of 8 bits a plane.
     """
-    _require_bytes(path)
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _PHOTO_MODES:
-                raise ChipError(f"{path} is of mode {image.mode}; save it as 8-bit grey or RGB")
-            pixels = np.array(image)
-    except _PHOTO_FAILURES as error:
-        raise ChipError(f"{path} cannot be read ({error}); replace or remove it") from error
-    return RawChip(np.atleast_3d(pixels).transpose(2, 0, 1))
+    with _readable(path), Image.open(path) as image:
+        if image.mode not in _PHOTO_MODES:
+            raise ChipError(f"{path} is of mode {image.mode}; save it as 8-bit grey or RGB")
+        return RawChip(np.atleast_3d(np.array(image)).transpose(2, 0, 1))
 
 
 def read_raster(path: Path) -> RawChip:
@@ -109,15 +101,21 @@ def read_raster(path: Path) -> RawChip:
     Raises:
         ChipError: If the file is empty, truncated, not an image or has a colour table.
     """
-    _require_bytes(path)
+    with _readable(path), rasterio.Env(**_GDAL), _open(path) as file:
+        if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
+            raise ChipError(f"{path} has a colour table; save it as grey or RGB")
+        return RawChip(file.read(), file.descriptions, file.nodata, _metres(file))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise for files that are missing, empty or damaged into one message."""
     try:
-        with rasterio.Env(**_GDAL), _open(path) as file:
-            if file.count == 1 and file.colorinterp[0] == ColorInterp.palette:
-                raise ChipError(f"{path} has a colour table; save it as grey or RGB")
-            pixels = file.read()
-            return RawChip(pixels, file.descriptions, file.nodata, _metres(file))
-    except (RasterioError, OSError, ValueError) as error:
-        reason = error.__cause__ or error
+        if not path.stat().st_size:
+            raise ChipError(f"{path} is empty (0 bytes); replace or remove it")
+        yield
+    except _FAILURES as error:
+        reason = getattr(error, "strerror", None) or error.__cause__ or error
         raise ChipError(f"{path} cannot be read ({reason}); replace or remove it") from error
 
 
@@ -126,16 +124,6 @@ def _open(path: Path) -> Any:
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, driver="PNG" if path.suffix.lower() == ".png" else "GTiff")
-
-
-def _require_bytes(path: Path) -> None:
-    """Refuse what is not there or holds nothing, before a library says so less clearly."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ChipError(f"{path} cannot be read ({error.strerror}); replace or remove it") from error
-    if not size:
-        raise ChipError(f"{path} is empty (0 bytes); replace or remove it")
 
 
 def _metres(file: Any) -> float | None:

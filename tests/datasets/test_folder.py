@@ -2,13 +2,15 @@
 
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from helpers.fake_scenes import noise, write_folder, write_photo, write_raster
 from PIL import Image
 
-from rsdistill.datasets import SkippedChipsWarning, load_dataset, reading
+from rsdistill.datasets import SkippedChipsWarning, load_dataset
 from rsdistill.datasets.folder import FolderScenes
 from rsdistill.errors import BandError, ChipError, DatasetError, OptionError, UnknownNameError
 
@@ -142,9 +144,13 @@ def test_a_class_lost_to_bad_chips_is_named(tmp_path):
 def test_excluded_classes_are_never_read(tmp_path, monkeypatch):
     write_folder(tmp_path, classes=("farm", "port", "secret"))
     opened = []
-    for opener in ("_require_bytes", "_open"):
-        kept = getattr(reading, opener)
-        monkeypatch.setattr(reading, opener, lambda path, kept=kept: opened.append(path.parent.name) or kept(path))
+    for library in (Image, rasterio):
+
+        def noted(path, *rest, kept=library.open, **options):
+            opened.append(Path(path).parent.name)
+            return kept(path, *rest, **options)
+
+        monkeypatch.setattr(library, "open", noted)
     data = load_dataset("folder", tmp_path, gsd=1.0, classes=["port", "farm"])
     assert [c.key for c in data.classes] == ["farm", "port"]
     assert data.train.images().shape[0] == len(data.train)
