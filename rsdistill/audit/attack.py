@@ -165,10 +165,7 @@ class MembershipResult:
     def figures(self) -> dict[str, Any]:
         """The figures without the scores, for manifests and tables."""
         return {
-            **{name: getattr(self, name) for name in _NAMES},
+            **vars(self),
             "in_view": self.in_view.figures(),
             "in_set": None if self.in_set is None else self.in_set.figures(),
         }
-
-
-_NAMES = ("dataset", "method", "ipc", "label_type", "variant", "shadows", "targets")

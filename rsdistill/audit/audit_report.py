@@ -69,11 +69,6 @@ class Share:
     low: float
     high: float
 
-    @classmethod
-    def of(cls, null: HeldOutNull) -> Self:
-        """The rate of a held-out null."""
-        return cls(null.rate, *null.interval)
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -268,7 +263,7 @@ def compile_report(
     measured, honest, calibration = evidence.measured, evidence.honest, evidence.calibration
     keys = [data.classes[label].key for label in np.unique(tiles.label)]
     nulls = [
-        Share.of(_held_out_null(ours, theirs, tiles.label, data))
+        _held_out_null(ours, theirs, tiles.label, data)
         for ours, theirs in zip((measured.pixel_similarity, measured.feature), evidence.held_out, strict=True)
     ]
     limit = _cosine_limit(honest.cosines)
@@ -286,8 +281,8 @@ def compile_report(
         protected=tuple(sorted(protected & set(keys))),
         tiles=findings,
         detectors=tuple(_summaries(measured, findings, calibration)),
-        held_out_null_pixels=nulls[0],
-        held_out_null_features=nulls[1],
+        held_out_null_pixels=Share(nulls[0].rate, *nulls[0].interval),
+        held_out_null_features=Share(nulls[1].rate, *nulls[1].interval),
         copy_ratio_pixels=_shares(measured.copy_ratio < COPY_THRESHOLD, honest.copy_ratio < COPY_THRESHOLD),
         copy_ratio_features=_shares(measured.feature_ratio < COPY_THRESHOLD, honest.feature_ratio < COPY_THRESHOLD),
         feature_copies=_shares(measured.feature > limit, honest.feature > limit),

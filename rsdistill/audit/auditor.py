@@ -16,13 +16,12 @@ from rsdistill.audit.similarity_tests import (
     Measurements,
     measure,
     measure_beside_held_out,
-    require_chips,
 )
 from rsdistill.datasets.base import SceneData
 from rsdistill.datasets.splits import split_digest
 from rsdistill.distilled import DistilledSet
 from rsdistill.errors import AuditError
-from rsdistill.evaluation.leakage import aligned
+from rsdistill.evaluation.leakage import aligned, require_chips
 from rsdistill.imaging.pixels import spread
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional
 from rsdistill.audit.features import FeatureKind, Features, create_features
 from rsdistill.bands import BandSet
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import AuditError
 from rsdistill.evaluation.leakage import SIZE
 from rsdistill.imaging.normalisation import StandardNormalisation
 from rsdistill.imaging.pixels import blocks, dihedral_views, resize, shrink, spread
@@ -293,22 +292,6 @@ def class_blocks(view: SceneView, label: int) -> Iterator[tuple[NDArray[np.int64
     members = np.flatnonzero(view.labels == label)
     for part in blocks(len(members), _REAL):
         yield members[part], view.images(members[part])
-
-
-def require_chips(data: SceneData, labels: NDArray[np.int64]) -> None:
-    """Refuse classes without chips to compare with.
-
-    Raises:
-        AuditError: Naming the class.
-    """
-    held_out = np.union1d(data.val.labels, data.test.labels)
-    for label in np.unique(labels).tolist():
-        for kind, known in (("training", data.train.labels), ("held-out", held_out)):
-            if label not in known:
-                raise AuditError(
-                    f"class '{data.classes[label].key}' of dataset '{data.name}' has no {kind} chip to compare with; "
-                    f"choose a split that leaves some"
-                )
 
 
 def _measure_class(queries: _Queries, label: int, data: SceneData, processor: ImageProcessor) -> Measurements:

@@ -58,6 +58,21 @@ def aligned(tiles: DistilledSet, data: SceneData) -> DistilledSet:
     return replace(tiles, label=target[tiles.label], classes=data.classes, soft_label=soft)
 
 
+def require_chips(data: SceneData, labels: NDArray[np.int64], held_out: bool = True) -> None:
+    """Refuse classes without training chips, or held-out ones where these are needed, to compare with.
+
+    Raises:
+        AuditError: Naming the class.
+    """
+    views = {"training": [data.train]} | ({"held-out": [data.val, data.test]} if held_out else {})
+    for kind, parts in views.items():
+        for label in np.setdiff1d(labels, np.concatenate([view.labels for view in parts])).tolist():
+            raise AuditError(
+                f"class '{data.classes[label].key}' of dataset '{data.name}' has no {kind} chip to compare with; "
+                f"choose a split that leaves some"
+            )
+
+
 COPY_THRESHOLD = 1.0 / 3.0
 # Side in pixels at which images are compared.
 SIZE = 32
@@ -178,8 +193,8 @@ def copy_ratio(tiles: DistilledSet, data: SceneData, size: int = SIZE) -> CopyRa
 
     Source: Carlini et al., Extracting training data from diffusion models, 2023.
     """
-    tiles, real = _prepared(tiles, data, size, None)
-    return _copy_ratio(tiles.label, _distances(tiles, real.train, real.normalisation, "training", data))
+    tiles, real = _prepared(tiles, data, size, None, held_out=False)
+    return _copy_ratio(tiles.label, _distances(tiles, real.train, real.normalisation))
 
 
 def leakage(tiles: DistilledSet, data: SceneData, size: int = SIZE, real: RealChips | None = None) -> Leakage:
@@ -200,8 +215,8 @@ def leakage(tiles: DistilledSet, data: SceneData, size: int = SIZE, real: RealCh
         UnknownNameError: If the set has a class that the dataset lacks.
     """
     tiles, real = _prepared(tiles, data, size, real)
-    to_train = _distances(tiles, real.train, real.normalisation, "training", data)
-    to_held_out = _distances(tiles, real.held_out, real.normalisation, "held-out", data)
+    to_train = _distances(tiles, real.train, real.normalisation)
+    to_held_out = _distances(tiles, real.held_out, real.normalisation)
     return Leakage(_held_out_null(tiles.label, to_train, to_held_out), _copy_ratio(tiles.label, to_train))
 
 
@@ -245,32 +260,26 @@ def dihedral_distances(images: torch.Tensor, others: torch.Tensor) -> FloatArray
 
 
 def _prepared(
-    tiles: DistilledSet, data: SceneData, size: int, real: RealChips | None
+    tiles: DistilledSet, data: SceneData, size: int, real: RealChips | None, held_out: bool = True
 ) -> tuple[DistilledSet, RealChips]:
     if size < 1:
         raise OptionError(f"size is {size}; images are compared at 1 pixel or more a side")
     if not len(tiles):
         raise AuditError("the distilled set is empty; there is nothing to audit")
     tiles = aligned(tiles, data)
+    require_chips(data, tiles.label, held_out)
     real = real or RealChips.read(data, size)
     if real.train.images.shape[-1] != size:
         raise OptionError(f"the real copies given are {real.train.images.shape[-1]} px wide, not {size}")
     return tiles, real
 
 
-def _distances(
-    tiles: DistilledSet, chips: Chips, normalisation: StandardNormalisation, kind: str, data: SceneData
-) -> dict[int, FloatArray]:
+def _distances(tiles: DistilledSet, chips: Chips, normalisation: StandardNormalisation) -> dict[int, FloatArray]:
     """Distances (tiles of the class, chips of the class) by class position."""
     size = chips.images.shape[-1]
     found: dict[int, FloatArray] = {}
     for label in np.unique(tiles.label).tolist():
         same = np.flatnonzero(chips.labels == label)
-        if not same.size:
-            raise AuditError(
-                f"class '{data.classes[label].key}' of dataset '{data.name}' has no {kind} chip to compare with; "
-                f"choose a split that leaves some"
-            )
         others = normalisation(chips.images[same])
         members = np.flatnonzero(tiles.label == label)
         rows = [

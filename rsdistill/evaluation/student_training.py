@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
@@ -38,40 +39,25 @@ class Recipe:
         size: Side in pixels that all images are brought to; None keeps their own. All copies of the
             training and test chips at this size are held in memory.
         soft: Whether sets with soft labels get a second row, trained on these.
-
-    Raises:
-        OptionError: If a value is out of range.
     """
 
     student: str = "convnet"
     student_options: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 600
-    full_steps: int | None = None
-    batch: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.01
+    steps: Annotated[int, Field(ge=1)] = 600
+    full_steps: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
     augment: bool = True
-    size: int | None = 32
+    size: Annotated[int, Field(ge=4)] | None = 32
     soft: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        least = {"steps": 1, "full_steps": 1, "batch": 1, "size": 4}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise OptionError(f"option '{name}' of the recipe is {value}; it must be {low} or more")
-        if not self.lr > 0 or not self.weight_decay >= 0:
-            raise OptionError(
-                f"options 'lr' ({self.lr}) and 'weight_decay' ({self.weight_decay}) of the recipe must be positive"
-            )
 
     @classmethod
     def of(cls, options: Recipe | Mapping[str, Any] | None) -> Recipe:
         """A recipe from options as they stand in a config; errors as of :func:`parse_options`."""
-        if isinstance(options, Recipe):
-            return options
-        return parse_options(cls, options or {}, "recipe")
+        given = vars(options) if isinstance(options, Recipe) else options or {}
+        parsed = parse_options(cls, given, "recipe")
+        return options if isinstance(options, Recipe) else parsed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON; :meth:`of` reads them back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,45 +18,6 @@ from rsdistill.report.html import Picture, render, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class NearestPairs:
-    """The most suspicious tiles, the first one most.
-
-    Attributes:
-        tiles: Their positions in the set.
-        chips: Position in ``data.train`` of the chip that each is likest to: by its windows where the tile was
-            flagged for its quadrants, as a whole otherwise.
-    """
-
-    tiles: tuple[int, ...]
-    chips: tuple[int, ...]
-
-
-def find_nearest_pairs(tiles: DistilledSet, data: SceneData, report: AuditReport, most: int = 8) -> NearestPairs:
-    """Find the chips that the most suspicious tiles resemble.
-
-    Args:
-        tiles: The set that the report is of.
-        data: The dataset that it was audited against.
-        report: The audit's report.
-        most: Number of tiles.
-
-    Raises:
-        AuditError: If the report is of another set.
-    """
-    if len(report.tiles) != len(tiles):
-        raise AuditError(f"the audit report is of {len(report.tiles)} tiles, the set has {len(tiles)}; audit this set")
-    positions = report.most_suspicious(most)
-    ours = aligned(tiles, data)
-    found = measure(ours.image[positions], ours.label[positions], data, ImageProcessor.fit(data, "descriptors"))
-    by_patch = [report.tiles[position].detector == "patches" for position in positions]
-    chips = [
-        int(patch if flagged else whole)
-        for flagged, patch, whole in zip(by_patch, found.nearest_patch, found.nearest, strict=True)
-    ]
-    return NearestPairs(tuple(positions), tuple(chips))
 
 
 _PAIRS = 8
@@ -111,5 +71,11 @@ def suspicious_pairs(data: SceneData, tiles: DistilledSet, report: AuditReport, 
     Raises:
         AuditError: If the report is of another set.
     """
-    pairs = find_nearest_pairs(tiles, data, report, most)
-    return nearest_sheet(data, tiles.subset(np.array(pairs.tiles)), pairs.chips, most)
+    if len(report.tiles) != len(tiles):
+        raise AuditError(f"the audit report is of {len(report.tiles)} tiles, the set has {len(tiles)}; audit this set")
+    positions = report.most_suspicious(most)
+    ours = aligned(tiles, data).subset(np.array(positions))
+    found = measure(ours.image, ours.label, data, ImageProcessor.fit(data, "descriptors"))
+    # A tile flagged for its quadrants is likest to a chip by that one's windows, any other as a whole.
+    by_patch = [report.tiles[position].detector == "patches" for position in positions]
+    return nearest_sheet(data, ours, np.where(by_patch, found.nearest_patch, found.nearest), most)

@@ -199,9 +199,7 @@ class _Held:
         self._notes += [{"round": number, "score": float(score)} for score in scores]
 
     def by_class(self) -> dict[str, int]:
-        labels = np.concatenate([part.label for part in self._rounds] or [np.empty(0, np.int64)])
-        counts = np.bincount(labels, minlength=len(self._tiles.classes))
-        return {info.key: int(n) for info, n in zip(self._tiles.classes, counts, strict=True) if n}
+        return _counts(self._tiles, np.concatenate([np.empty(0, np.int64), *(part.label for part in self._rounds)]))
 
     def save(self, path: str | Path | None) -> None:
         if path is None or not self._rounds:
@@ -244,9 +242,14 @@ def _replaced(tiles: DistilledSet, positions: NDArray[np.int64], fresh: Distille
     return replace(tiles, image=image, score=score, caption=caption, soft_label=soft, verdict=None)
 
 
+def _counts(tiles: DistilledSet, labels: NDArray[np.int64]) -> dict[str, int]:
+    """How many of the labels each class has, by key; classes without any are left out."""
+    counts = np.bincount(labels, minlength=len(tiles.classes))
+    return {info.key: int(n) for info, n in zip(tiles.classes, counts, strict=True) if n}
+
+
 def _given_up(tiles: DistilledSet, suspicious: NDArray[np.int64], attempts: int) -> str:
-    counts = np.bincount(tiles.label[suspicious], minlength=len(tiles.classes))
-    short = [f"{info.key} ({n})" for info, n in zip(tiles.classes, counts, strict=True) if n]
+    short = [f"{key} ({n})" for key, n in _counts(tiles, tiles.label[suspicious]).items()]
     return (
         f"the screen still takes {len(suspicious)} of {len(tiles)} tiles for an excluded class after {attempts} rounds "
         f"of further candidates, in: {', '.join(short)}; the set would be short of images, so none is made. Look at "
