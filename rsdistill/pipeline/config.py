@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,7 +176,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """Where the options of a config stand, for messages.
+    """Where the options of a config stand, for messages; nowhere unless a file was read.
 
     Attributes:
         path: The file.
@@ -184,8 +184,8 @@ class ConfigFile:
         overridden: Dotted paths of the options that the command line gives instead.
     """
 
-    path: Path
-    lines: Mapping[str, int]
+    path: Path = Path()
+    lines: Mapping[str, int] = field(default_factory=dict)
     overridden: tuple[str, ...] = ()
 
     @contextmanager
@@ -242,11 +242,7 @@ class RunConfig:
     export: ExportOptions = ExportOptions()
     report: ReportOptions = ReportOptions()
     trainer: TrainerOptions = TrainerOptions()
-    file: ConfigFile | None = field(default=None, init=False, repr=False, compare=False)
-
-    def naming_lines(self) -> AbstractContextManager[None]:
-        """Messages of an :class:`OptionError` that is raised within name the option's line in the file."""
-        return nullcontext() if self.file is None else self.file.naming_lines()
+    file: ConfigFile = field(default=ConfigFile(), init=False, repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -269,13 +265,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(values, Path(path).stem, file)
 
 
-def parse_config(values: Mapping[str, Any], default_name: str = "run", file: ConfigFile | None = None) -> RunConfig:
+def parse_config(values: Mapping[str, Any], default_name: str = "run", file: ConfigFile = ConfigFile()) -> RunConfig:
     """Build a configuration from plain values, which may have been read from a file.
 
     Raises:
         OptionError: If a value is missing or not valid.
     """
-    with nullcontext() if file is None else file.naming_lines():
+    with file.naming_lines():
         config = parse_options(RunConfig, {"name": default_name, **values})
         if not _NAME.fullmatch(config.name):
             message = f"option name: '{config.name}' is no folder name; use letters, digits, '-', '_' and '.'"
@@ -308,7 +304,7 @@ def config_for_set(
         values, file = _read(Path(path), [*given, *overrides])
     else:
         taken = {"size": tiles.image.shape[-1], "bands": list(tiles.bands.names)}
-        values, file = merge_overrides({"data": taken}, [*given, *overrides]), None
+        values, file = merge_overrides({"data": taken}, [*given, *overrides]), ConfigFile()
     if "name" not in (values.get("data") or {}):
         raise OptionError("the dataset that the set was made from is missing; give --data NAME, or --config YAML")
     return parse_config(values, "audit", file)

@@ -61,7 +61,7 @@ class Setup:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        with config.naming_lines():
+        with config.file.naming_lines():
             self._build(config)
 
     def _build(self, config: RunConfig) -> None:
