@@ -123,10 +123,13 @@ def test_short_memory_changes_nothing(start, refined, monkeypatch):
     torch.testing.assert_close(refined(start, steps=5), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_parts_hold_whole_classes():
-    parts = [part.tolist() for part in refinement._parts(LABELS, 5)]
-    assert parts == [[0, 2, 6, 1, 4], [3, 5]]
-    assert [len(part) for part in refinement._parts(LABELS, 1)] == [3, 2, 2]
+@pytest.mark.parametrize(("batch", "parts"), [(512, [7]), (5, [2, 5]), (4, [3, 4]), (1, [2, 2, 3])])
+def test_parts_hold_whole_classes(start, refined, tiny_latents, monkeypatch, batch, parts):
+    decode, seen = tiny_latents.codec.decode, []
+    monkeypatch.setattr(tiny_latents.codec, "decode", lambda latents: seen.append(len(latents)) or decode(latents))
+    refined(start, batch=batch, steps=1)
+    # Classes of 3, 2 and 2 tiles.
+    assert sorted(seen) == parts
 
 
 def test_the_seed_decides(start, refined):
@@ -134,22 +137,22 @@ def test_the_seed_decides(start, refined):
     assert not torch.equal(refined(start), refined(start, seed=1))
 
 
-def test_an_interrupted_refinement_goes_on_where_it_was(start, refined, tmp_path, monkeypatch):
-    whole, step = refined(start), refinement._Refining.training_step
+def test_an_interrupted_refinement_goes_on_where_it_was(start, refined, tiny_latents, tmp_path, monkeypatch):
+    whole, decode, steps = refined(start), tiny_latents.codec.decode, []
 
-    def interrupted(module, *batch):
-        if module.global_step == 12:
+    def interrupted(latents):
+        """Each step decodes once."""
+        if len(steps) == 12:
             raise KeyboardInterrupt
-        return step(module, *batch)
+        steps.append(len(steps))
+        return decode(latents)
 
-    monkeypatch.setattr(refinement._Refining, "training_step", interrupted)
+    monkeypatch.setattr(tiny_latents.codec, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         refined(start, folder=tmp_path)
-    steps = []
-    monkeypatch.setattr(
-        refinement._Refining, "training_step", lambda module, *b: steps.append(module.global_step) or step(module, *b)
-    )
-    assert torch.equal(refined(start, folder=tmp_path), whole) and steps[0] >= 11
+    again = []
+    monkeypatch.setattr(tiny_latents.codec, "decode", lambda latents: again.append(latents) or decode(latents))
+    assert torch.equal(refined(start, folder=tmp_path), whole) and len(again) <= OPTIONS.steps - 11
     # Another start in the same folder is another refinement.
     assert not torch.equal(refined(start + 0.5, folder=tmp_path), whole)
 
