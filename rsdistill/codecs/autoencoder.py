@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from rsdistill.bands import BandSet, check_count
+from rsdistill.bands import BandSet
 from rsdistill.codecs.base import Codec
 from rsdistill.codecs.losses import LossOptions, reconstruction_loss
 from rsdistill.datasets.base import SceneData, SceneView
@@ -200,14 +200,6 @@ class AutoencoderCodec(Codec):
             raise CodecError(
                 f"codec '{self.name}' cannot start {self.latent_channels} latent channels from patches of "
                 f"{values} values; raise codec.patch or lower codec.latent_channels"
-            )
-
-    def _check(self, shape: Sequence[int], where: str) -> None:
-        check_count(shape[0], self.bands, where)
-        if any(side % self.factor for side in shape[1:]):
-            raise CodecError(
-                f"{where} has shape {'x'.join(map(str, shape))}, but codec '{self.name}' needs sides that are a "
-                f"multiple of {self.factor}; set data.size to one"
             )
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
 
-from rsdistill.bands import BandSet
+from rsdistill.bands import BandSet, check_count
 from rsdistill.codecs.losses import spectral_angle, to_reflectance
 from rsdistill.datasets.base import SceneData, SceneView
-from rsdistill.errors import ArtifactError
+from rsdistill.errors import ArtifactError, CodecError
 from rsdistill.imaging.normalisation import sample_positions, valid_pixels
 from rsdistill.registry import Registry
 from rsdistill.training.trainer import TrainerOptions
@@ -181,6 +182,20 @@ class Codec(ABC):
             description = {"codec": self.name, "bands": self.bands.to_dict(), **self.save_weights(partial)}
             write_json(partial / DESCRIPTION, description)
         return folder
+
+    def _check(self, shape: Sequence[int], where: str) -> None:
+        """Refuse chips of this shape (B, H, W) that the codec cannot take.
+
+        Raises:
+            BandError: If they have another number of bands.
+            CodecError: If their sides are no multiple of the factor.
+        """
+        check_count(shape[0], self.bands, where)
+        if any(side % self.factor for side in shape[1:]):
+            raise CodecError(
+                f"{where} has shape {'x'.join(map(str, shape))}, but codec '{self.name}' needs sides that are a "
+                f"multiple of {self.factor}; set data.size to one"
+            )
 
 
 CODECS: Registry[Codec] = Registry("codec", "rsdistill.codecs")

@@ -28,7 +28,7 @@ _CLASSES: dict[str, tuple[str, ...]] = {
 # Parts that a pipeline may have beside those, none of which is loaded.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _WEIGHTS = ("diffusion_pytorch_model", "model")
-_HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
@@ -101,7 +101,7 @@ class Source:
             raise UnknownNameError("diffusion preset", name, [*KNOWN, *others])
         if Path(name).expanduser().is_dir():
             return cls(name, name, False)
-        found = _HUB_ID.fullmatch(name)
+        found = HUB_ID.fullmatch(name)
         if found is None:
             raise ModelError(
                 f"folder '{name}' does not exist; name one in diffusers' format, or one of {', '.join(KNOWN)}"

@@ -52,7 +52,7 @@ def test_at_most_eight_files_lie_at_the_top():
 
 
 def test_files_are_few_and_of_a_readable_size():
-    assert len(MODULES) <= 140
+    assert len(MODULES) <= 150
     sizes = {name: len(path.read_text("utf-8").splitlines()) for name, path in MODULES.items()}
     plain = {name: size for name, size in sizes.items() if not MODULES[name].name.startswith("__")}
     assert not {name: size for name, size in plain.items() if not 40 <= size <= 400}
