@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 
+from rsdistill.codecs.base import Codec
 from rsdistill.codecs.store import LatentStore
 from rsdistill.diffusion.teacher import LatentTeacher, margin
 from rsdistill.distilled import quantise
+from rsdistill.distillers.matching_networks import MatchingNetworks
 from rsdistill.imaging.similarity import copy_ratios
 
 _PART = 256
+_DECODED = 64
 # Smaller gains are rounding, and could go round in circles.
 _LEAST_GAIN = 1e-9
+_MOST_EXCHANGES = 1000
 
 FloatArray = NDArray[np.float64]
 
@@ -29,7 +33,9 @@ class SelectionOptions:
 
     Attributes:
         kind: ``margin`` takes the largest target-logit margin of the teacher, slot by slot, as in the paper;
-            ``set`` chooses all tiles of a class together for confidence, coverage and mutual distance.
+            ``set`` chooses all tiles of a class together for confidence, coverage and mutual distance;
+            ``herding`` chooses them together, among the candidates of all slots, so that their mean features are
+            those of the class's train chips in the matching networks.
         coverage: Weight of the coverage of real latents beside the teacher's confidence (``set``).
         veto: Candidates whose copy ratio in latents is below this are taken only where a prototype has no
             other: the distance to the nearest train latent over the mean distance to its 50 nearest,
@@ -40,7 +46,7 @@ class SelectionOptions:
         "diversity": "the mutual distance always has the weight 1; no other weight was measured"
     }
 
-    kind: Literal["margin", "set"] = "margin"
+    kind: Literal["margin", "set", "herding"] = "margin"
     coverage: Annotated[float, Field(ge=0)] = 1.0
     veto: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -80,6 +86,50 @@ def by_set(
         if gains[slot, candidate] <= _LEAST_GAIN:
             return chosen
         chosen[slot] = candidate
+
+
+def herded(features: FloatArray, target: FloatArray, count: int) -> NDArray[np.int64]:
+    """Candidates whose mean comes nearest to a target: the greedy choice, then the best exchange as long as one helps.
+
+    Args:
+        features: Features of the candidates, (n, D).
+        target: What their mean is to be, (D,).
+        count: Candidates to choose, at most n.
+
+    Returns:
+        Positions of the chosen ones, int64 (count,).
+
+    Source: Welling, Herding dynamical weights to learn, 2009, for the greedy choice.
+    """
+    # All distances follow from inner products about the target.
+    centred = features - target
+    products = centred @ centred.T
+    own, chosen = np.diag(products), list[int]()
+    to_sum = np.zeros(len(features))
+    free = np.ones(len(features), bool)
+    for _ in range(count):
+        best = int(np.where(free, 2.0 * to_sum + own, np.inf).argmin())
+        chosen.append(best)
+        free[best] = False
+        to_sum += products[best]
+    for _ in range(_MOST_EXCHANGES):
+        # Square of the sum after candidate j takes the place of chosen one i, less what it is now.
+        places = np.array(chosen)
+        change = (
+            own[places][:, None]
+            + own[None, :]
+            - 2.0 * products[places]
+            - 2.0 * to_sum[places][:, None]
+            + 2.0 * to_sum[None, :]
+        )
+        change[:, ~free] = np.inf
+        place, candidate = np.unravel_index(int(change.argmin()), change.shape)
+        if change[place, candidate] >= -_LEAST_GAIN:
+            break
+        free[chosen[place]], free[candidate] = True, False
+        to_sum += products[candidate] - products[chosen[place]]
+        chosen[place] = int(candidate)
+    return np.array(chosen)
 
 
 def unit_features(features: torch.Tensor, centre: torch.Tensor) -> FloatArray:
@@ -207,6 +257,7 @@ def choose(
     latents: LatentStore,
     teacher: LatentTeacher,
     options: SelectionOptions,
+    networks: MatchingNetworks | None = None,
 ) -> Choice:
     """Choose one candidate for each slot.
 
@@ -217,6 +268,7 @@ def choose(
         latents: Real latents that coverage and veto compare with.
         teacher: The latent teacher.
         options: How to choose.
+        networks: The matching networks, for ``herding``.
     """
     logits, features = teacher_view(teacher, drawn)
     position, vetoed, conceded = np.empty(len(labels), np.int64), 0, 0
@@ -234,6 +286,12 @@ def choose(
         if options.kind == "margin":
             worth = margin(logits[these], torch.full((len(these),), label)).double().numpy().reshape(barred.shape)
             chosen = np.where(barred, -np.inf, worth).argmax(axis=1)
+        elif options.kind == "herding":
+            assert networks is not None
+            wanted, seen = matched_features(drawn[these], label, latents.codec, networks)
+            open_ = np.flatnonzero(~barred.ravel())
+            position[slots] = these[open_[herded(seen[open_], wanted, len(slots))]]
+            continue
         else:
             confidence = logits[these].softmax(1)[:, label].double().numpy().reshape(barred.shape)
             real = _features_of(latents, teacher, label)
@@ -244,6 +302,20 @@ def choose(
     chosen_ones = torch.from_numpy(position)
     kept = logits[chosen_ones]
     return Choice(position, drawn[chosen_ones], margin(kept, torch.from_numpy(labels)).numpy(), kept, vetoed, conceded)
+
+
+@torch.no_grad()
+def matched_features(
+    latents: torch.Tensor, label: int, codec: Codec, networks: MatchingNetworks
+) -> tuple[FloatArray, FloatArray]:
+    """Class mean (D,) and features of candidates (n, D) in the matching networks, all of them side by side."""
+    count = networks.options.count
+    rows = []
+    for part in latents.split(_DECODED):
+        seen = networks.prepare(codec.decode(part))
+        rows.append(torch.cat([networks.see(number, seen)[0] for number in range(count)], 1).cpu())
+    wanted = torch.cat([networks.means(number)[label] for number in range(count)]).cpu()
+    return wanted.double().numpy(), torch.cat(rows).double().numpy()
 
 
 def _views_of(latents: LatentStore, label: int) -> torch.Tensor:

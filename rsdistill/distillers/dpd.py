@@ -72,7 +72,7 @@ class DPD(Distiller):
         prototypes: Options of the prototypes.
         aggregation: How the captions of a prototype's cluster become its prompt, where there are captions.
         sampling: Options of the sampling and its guidance.
-        candidates: Tiles drawn for each prototype, of which one is kept.
+        candidates: Tiles drawn for each prototype; of those of a class as many are kept as it has prototypes.
         selection: How it is chosen.
         refinement: How the chosen tiles are refined; off with ``steps`` 0.
         soft_labels: Soft labels from the teacher, kept beside the hard ones.
@@ -130,9 +130,9 @@ class DPD(Distiller):
         )
 
     def steps(self, ipc: int | None = None, seeds: Sequence[int] = ()) -> list[FitStep]:
-        """Teacher, denoiser, matching networks where tiles are refined, prototypes, candidates."""
+        """Teacher, denoiser, matching networks where tiles are herded or refined, prototypes, candidates."""
         found = [self._teacher_step(), self._train_step()]
-        if self.refinement.steps:
+        if self.refinement.steps or self.selection.kind == "herding":
             found.append(self._networks_step())
         if ipc is not None:
             found += [self._prototypes_step(ipc), self._candidates_step(ipc, seeds)]
@@ -205,7 +205,7 @@ class DPD(Distiller):
             self.networks_ = MatchingNetworks.load(folder).to(resolve_device(self.trainer_))
 
         options = {"networks": self.refinement.networks, "seed": self.seed}
-        summary = "train the networks in whose features refined tiles are matched"
+        summary = "train the networks in whose features tiles are matched"
         return FitStep("matching_networks", summary, options, fit, save, load)
 
     def _prototypes_step(self, ipc: int) -> FitStep:
@@ -312,7 +312,15 @@ class DPD(Distiller):
 
     def _choose(self, labels: NDArray[np.int64], drawn: torch.Tensor) -> Choice:
         """One candidate for each slot, given the slots' classes and all candidates (slots x candidates, C, h, w)."""
-        return choose(drawn, labels, self.candidates, self.fitted_latents(), _made(self.teacher_), self.selection)
+        return choose(
+            drawn,
+            labels,
+            self.candidates,
+            self.fitted_latents(),
+            _made(self.teacher_),
+            self.selection,
+            _made(self.networks_) if self.selection.kind == "herding" else None,
+        )
 
     def _refined(self, choice: Choice, labels: NDArray[np.int64], seed: int) -> Choice:
         """The tiles of a whole set, refined."""
@@ -332,7 +340,7 @@ class DPD(Distiller):
             manifest=self.manifest(ipc, seed)
             | {"prototypes": table.summary(), "selection": choice.summary(), **self._provenance()},
             soft_label=self.soft_labels.of(choice.logits),
-            caption=[table.prompt[slot] for slot in slots],
+            caption=[table.prompt[slots[position // self.candidates]] for position in choice.position],
             score=choice.margin,
         )
 

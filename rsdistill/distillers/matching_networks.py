@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import lightning
 import numpy as np
@@ -22,13 +24,19 @@ from rsdistill.datasets.base import SceneData, SceneView
 from rsdistill.errors import ArtifactError
 from rsdistill.imaging.normalisation import RangeNormalisation, sample_positions
 from rsdistill.imaging.pixels import augmented
-from rsdistill.models.networks import convnet
 from rsdistill.training.trainer import StepBatches, TrainerOptions, derived_seed, fit, resolve_device, step_generator
+from rsdistill.utils.options import parse_options
 
 _DESCRIPTION, _WEIGHTS = "matching_networks.json", "matching_networks.safetensors"
 _PART = 256
 # Invalid pixels are given the middle of their band's range.
 _INVALID = 0.0
+_STAGES, _GRID, _GROUP = 3, 4, 8
+_LEAST_VARIANCE = 1e-4
+# A section that is the same for all classes says nothing, and must not divide by nothing.
+_LEAST_SPREAD = 1e-8
+
+NetworkKind = Literal["convnet", "convnet_bn", "resnet", "resnet_gn"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class NetworkOptions:
         min_steps: Optimiser steps of the first network.
         steps: Optimiser steps of the last network; those between are spaced by equal factors.
         size: Side in pixels that tiles and chips are resized to.
-        width: Channels of every block.
+        width: Channels of the ConvNets; the residual networks begin with fewer.
+        kinds: Kinds of network, which take turns.
         batch: Chips a step.
         lr: Peak learning rate.
         views: Random views of every train chip that a class's mean features are taken over.
@@ -52,7 +61,8 @@ class NetworkOptions:
     min_steps: Annotated[int, Field(ge=1)] = 20
     steps: Annotated[int, Field(ge=1)] = 400
     size: Annotated[int, Field(ge=8)] = 32
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    kinds: tuple[NetworkKind, ...] = ("convnet", "resnet", "convnet_bn", "resnet_gn")
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
     views: Annotated[int, Field(ge=1)] = 4
@@ -63,8 +73,88 @@ class NetworkOptions:
         return [round(steps) for steps in np.geomspace(first, self.steps, self.count).tolist()]
 
 
+class StagedNetwork(nn.Module):
+    """A small classifier that gives the activations of each of its stages beside the logits.
+
+    Attributes:
+        channels: Channels of each stage.
+
+    Args:
+        kind: ``convnet`` normalises each channel of a chip by itself, ``convnet_bn`` over the batch; ``resnet`` and
+            ``resnet_gn`` are residual networks of three stages with batch and group normalisation.
+        bands: Input bands.
+        classes: Number of classes.
+        width: Channels of the ConvNets' blocks; the residual networks begin with half of them, or three eighths.
+    """
+
+    def __init__(self, kind: NetworkKind, bands: int, classes: int, width: int) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        if kind in ("convnet", "convnet_bn"):
+            for stage in range(_STAGES):
+                norm = nn.GroupNorm(width, width) if kind == "convnet" else nn.BatchNorm2d(width)
+                entry = nn.Conv2d(bands if stage == 0 else width, width, 3, padding=1)
+                stages.append(nn.Sequential(entry, norm, nn.ReLU(), nn.AvgPool2d(2)))
+            self.channels = [width] * _STAGES
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(_GRID), nn.Flatten(), nn.Linear(width * _GRID**2, classes))
+        else:
+            first = width // 2 if kind == "resnet" else 3 * width // 8
+            self.channels = [first * 2**stage for stage in range(_STAGES)]
+            stages.append(nn.Sequential(nn.Conv2d(bands, first, 3, padding=1), ResidualBlock(first, first, 1, kind)))
+            stages += [ResidualBlock(a, b, 2, kind) for a, b in pairwise(self.channels)]
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels[-1], classes))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, seen: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Chips (n, B, H, W) to the activations of each stage (n, C, h, w), and logits (n, classes)."""
+        maps = []
+        for stage in self.stages:
+            seen = stage(seen)
+            maps.append(seen)
+        return maps, self.head(seen)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a shortcut around them."""
+
+    def __init__(self, entering: int, leaving: int, stride: int, kind: str) -> None:
+        super().__init__()
+
+        def normed(width: int) -> nn.Module:
+            return nn.BatchNorm2d(width) if kind == "resnet" else nn.GroupNorm(width // math.gcd(width, _GROUP), width)
+
+        self.way = nn.Sequential(
+            nn.Conv2d(entering, leaving, 3, stride, 1, bias=False),
+            normed(leaving),
+            nn.ReLU(),
+            nn.Conv2d(leaving, leaving, 3, 1, 1, bias=False),
+            normed(leaving),
+        )
+        same = entering == leaving and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(entering, leaving, 1, stride, bias=False)
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        """Activations (n, C, h, w) to (n, C', h / stride, w / stride)."""
+        out: torch.Tensor = (self.way(seen) + self.shortcut(seen)).relu()
+        return out
+
+
+def _sections(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Of each stage the map pooled to 4x4, and the standard deviation of each channel: (n, D) each."""
+    found = []
+    for activations in maps:
+        found.append(F.adaptive_avg_pool2d(activations, _GRID).flatten(1))
+        # The root has no gradient at 0, where a channel is silent.
+        found.append((activations.var((2, 3), unbiased=False) + _LEAST_VARIANCE).sqrt())
+    return found
+
+
 class MatchingNetworks(nn.Module):
     """Networks trained for longer and longer, with the mean features that each gives the train chips of each class.
+
+    The features of a network are those of all its stages: the map pooled to 4x4 and the standard deviation of each
+    channel. Each of these sections is scaled so that the squared distance of two feature vectors is the mean, over
+    sections, of their mean square difference as a share of the section's variance between classes.
 
     Args:
         bands: Bands of the chips.
@@ -73,18 +163,36 @@ class MatchingNetworks(nn.Module):
         options: Shape and number of the networks.
     """
 
-    means: torch.Tensor
-
     def __init__(
         self, bands: BandSet, classes: int, normalisation: RangeNormalisation, options: NetworkOptions
     ) -> None:
         super().__init__()
         self.bands, self.classes, self.normalisation, self.options = bands, classes, normalisation, options
-        self.networks = nn.ModuleList(
-            convnet(len(bands), classes, options.size, width=options.width) for _ in range(options.count)
-        )
-        blank = torch.zeros(1, len(bands), options.size, options.size)
-        self.register_buffer("means", torch.zeros(options.count, classes, self.features(0, blank).shape[1]))
+        kinds = [options.kinds[number % len(options.kinds)] for number in range(options.count)]
+        self.networks = nn.ModuleList(StagedNetwork(kind, len(bands), classes, options.width) for kind in kinds)
+        for number in range(options.count):
+            length = sum(self.widths(number))
+            self._set(number, torch.zeros(classes, length), torch.ones(length))
+
+    def _set(self, number: int, means: torch.Tensor, scale: torch.Tensor) -> None:
+        """Class means (classes, D) and scales (D,) of the features of one network."""
+        self.register_buffer(f"means_{number}", means)
+        self.register_buffer(f"scale_{number}", scale)
+
+    def widths(self, number: int) -> list[int]:
+        """Lengths of the sections of the features of one network."""
+        network = self.networks[number]
+        assert isinstance(network, StagedNetwork)
+        return [length for width in network.channels for length in (width * _GRID**2, width)]
+
+    def means(self, number: int) -> torch.Tensor:
+        """Mean features (classes, D) of the train chips of each class in one network."""
+        return self.get_buffer(f"means_{number}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.means(0).device
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Chips (n, B, H, W) in sensor units, normalised and resized to (n, B, size, size)."""
@@ -94,25 +202,10 @@ class MatchingNetworks(nn.Module):
             return F.interpolate(normalised, side, mode="area")
         return F.interpolate(normalised, side, mode="bilinear")
 
-    def features(self, number: int, seen: torch.Tensor) -> torch.Tensor:
-        """Features (n, D) that a network gives what :meth:`prepare` returned."""
-        features: torch.Tensor = self._part(number, slice(None, -1))(seen)
-        return features
-
-    def logits(self, number: int, features: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, classes) of a network from its features (n, D)."""
-        logits: torch.Tensor = self._part(number, slice(-1, None))(features)
-        return logits
-
-    def spread(self, number: int) -> torch.Tensor:
-        """Variance of a network's mean features between classes, mean over features; 1 where all is one class."""
-        means = self.means[number]
-        return means.var(0).mean().clamp_min(1e-12) if len(means) > 1 else means.new_ones(())
-
-    def _part(self, number: int, part: slice) -> nn.Sequential:
-        network = self.networks[number]
-        assert isinstance(network, nn.Sequential)
-        return network[part]
+    def see(self, number: int, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (n, D) and class logits (n, classes) that a network gives what :meth:`prepare` returned."""
+        maps, logits = self.networks[number](seen)
+        return torch.cat(_sections(maps), 1) * self.get_buffer(f"scale_{number}"), logits
 
     def save(self, folder: str | Path) -> None:
         """Write weights, mean features and shape to a folder."""
@@ -138,7 +231,7 @@ class MatchingNetworks(nn.Module):
         try:
             told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
             ranges = RangeNormalisation(*(tuple(told["normalisation"][name]) for name in ("low", "high")))
-            bands, options = BandSet.from_dict(told["bands"]), NetworkOptions(**told["options"])
+            bands, options = BandSet.from_dict(told["bands"]), parse_options(NetworkOptions, told["options"])
             networks = cls(bands, told["classes"], ranges, options)
             networks.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -203,7 +296,7 @@ class _Training(lightning.LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         seen, labels = batch
-        loss = F.cross_entropy(self.network(augmented(seen, step_generator(self.seed, self.global_step))), labels)
+        loss = F.cross_entropy(self.network(augmented(seen, step_generator(self.seed, self.global_step)))[1], labels)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -215,28 +308,37 @@ class _Training(lightning.LightningModule):
 
 @torch.no_grad()
 def _take_means(networks: MatchingNetworks, view: SceneView, seed: int) -> None:
-    """Set the mean features of each class, over random views of its train chips."""
-    means = torch.zeros_like(networks.means)
+    """Set the mean features of each class, over random views of its train chips, and the scale of each section."""
+    options, counts = networks.options, torch.bincount(torch.from_numpy(view.labels), minlength=networks.classes)
+    totals = [torch.zeros_like(networks.means(number)) for number in range(options.count)]
     for start, seen, labels in _prepared(networks, view):
-        for turn in range(networks.options.views):
+        for turn in range(options.views):
             shown = augmented(seen, step_generator(seed, 43, start, turn))
-            for number in range(networks.options.count):
-                means[number].index_add_(0, labels, networks.features(number, shown))
-    counts = torch.bincount(torch.from_numpy(view.labels), minlength=networks.classes).to(means)
-    networks.means.copy_(means / (counts * networks.options.views).clamp_min(1)[:, None])
+            for number, total in enumerate(totals):
+                total.index_add_(0, labels, networks.see(number, shown)[0])
+    for number, total in enumerate(totals):
+        means, widths = total / (counts.to(total) * options.views).clamp_min(1)[:, None], networks.widths(number)
+        scales = [(len(widths) * part.shape[1] * _spread(part)).rsqrt() for part in means.split(widths, 1)]
+        scale = torch.cat([scale.expand(width) for scale, width in zip(scales, widths, strict=True)])
+        networks._set(number, means * scale, scale)
+
+
+def _spread(means: torch.Tensor) -> torch.Tensor:
+    """Variance of mean features (classes, D) between classes, mean over features; 1 where all is one class."""
+    return means.var(0).mean().clamp_min(_LEAST_SPREAD) if len(means) > 1 else means.new_ones(())
 
 
 @torch.no_grad()
 def _accuracy(networks: MatchingNetworks, number: int, view: SceneView) -> float:
     right = 0
     for _, seen, labels in _prepared(networks, view):
-        right += int((networks.logits(number, networks.features(number, seen)).argmax(1) == labels).sum())
+        right += int((networks.see(number, seen)[1].argmax(1) == labels).sum())
     return right / len(view)
 
 
 def _prepared(networks: MatchingNetworks, view: SceneView) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """All chips of a view prepared, part by part: position of the first, chips, labels."""
-    device = networks.means.device
+    device = networks.device
     for start in range(0, len(view), _PART):
         positions = np.arange(start, min(start + _PART, len(view)))
         seen = networks.prepare(torch.from_numpy(view.images(positions)))

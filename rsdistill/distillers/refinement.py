@@ -180,13 +180,11 @@ class _Refining(lightning.LightningModule):
     def _network_loss(self, prepared: torch.Tensor, number: int, turn: int) -> torch.Tensor:
         """Loss of all classes, summed, in the features of one network, the ``turn``-th of this step."""
         networks, place = self._networks[0], self._place
-        features = networks.features(number, self._views(prepared, turn))
+        features, logits = networks.see(number, self._views(prepared, turn))
         mean = torch.stack([features[place == which].mean(0) for which in range(len(self._classes))])
-        wanted = networks.means[number][self._classes.to(mean.device)]
-        gap = (mean - wanted).square().mean(1)
-        loss: torch.Tensor = (gap / networks.spread(number)).sum()
+        wanted = networks.means(number)[self._classes.to(mean.device)]
+        loss: torch.Tensor = (mean - wanted).square().sum()
         if number >= networks.options.count // 2:
-            logits = networks.logits(number, features)
             wrong = F.cross_entropy(logits, self.labels.to(logits.device), reduction="none")
             loss = loss + self.options.cross_entropy_weight * self._by_class(wrong)
         return loss

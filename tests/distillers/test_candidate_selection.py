@@ -7,12 +7,15 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
 from rsdistill.diffusion.teacher import LatentTeacher
 from rsdistill.distillers.candidate_selection import (
     SelectionOptions,
     by_set,
+    herded,
     latent_copy_ratios,
     teacher_view,
     unit_features,
@@ -81,3 +84,27 @@ def test_teacher_view_is_the_teachers_own():
     torch.testing.assert_close(logits, teacher(latents).detach())
     lengths = np.linalg.norm(unit_features(features, features.mean(0)), axis=1)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(1, 4))
+def test_no_exchange_brings_a_herded_mean_nearer(seed, count, chosen):
+    chosen = min(chosen, count)
+    generator = np.random.default_rng(seed)
+    features, target = generator.normal(size=(count, 3)), generator.normal(size=3)
+    found = herded(features, target, chosen)
+    assert len(set(found)) == chosen
+
+    def distance(positions):
+        return float(np.square(features[list(positions)].mean(0) - target).sum())
+
+    for place in range(chosen):
+        for other in set(range(count)) - set(found):
+            assert distance([*found[:place], other, *found[place + 1 :]]) >= distance(found) - 1e-9
+
+
+def test_herding_begins_as_welling_does():
+    # Without exchanges that help: the nearest to the target first, then what brings the mean back.
+    features = np.array([[0.9, 0.0], [-1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
+    assert herded(features, np.zeros(2), 2).tolist() == [0, 1]
+    assert sorted(herded(features, np.zeros(2), 4)) == [0, 1, 2, 3]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rsdistill.diffusion.teacher import margin
 from rsdistill.distillers.candidate_selection import SelectionOptions, SoftLabelOptions, choose
+from rsdistill.distillers.matching_networks import NetworkOptions, train_matching_networks
 from rsdistill.errors import OptionError
 
 LABELS = np.array([0, 0, 1, 2])
@@ -66,3 +70,33 @@ def test_soft_labels_are_the_teachers_few_likeliest():
     np.testing.assert_allclose(soft[0, :2], torch.tensor([4.0, 2.0]).softmax(0), atol=1 / 255)
     with pytest.raises(OptionError, match=r"soft_labels.top_k is 4"):
         SoftLabelOptions(top_k=4).of(logits)
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_data, quiet):
+    options = NetworkOptions(count=2, min_steps=2, steps=20, size=8, width=16, batch=16, views=1)
+    return train_matching_networks(tiny_data, options, 0, None, quiet)[0]
+
+
+def gap(found, networks, codec, label):
+    """Squared distance of the mean features of a class's tiles to its class means, summed over networks."""
+    seen = networks.prepare(codec.decode(found.latents[torch.from_numpy(LABELS == label)]))
+    pairs = [(networks.see(n, seen)[0].mean(0), networks.means(n)[label]) for n in range(2)]
+    return float(sum((mean - wanted).square().sum() for mean, wanted in pairs))
+
+
+def test_herding_takes_any_candidates_of_the_class_whose_mean_is_nearest(drawn, tiny_latents, teacher, networks):
+    found = choose(drawn, LABELS, R, tiny_latents, teacher, SelectionOptions(kind="herding"), networks)
+    assert np.array_equal(LABELS[found.position // R], LABELS) and len(set(found.position)) == len(LABELS)
+    ours = gap(found, networks, tiny_latents.codec, 0)
+    for pair in itertools.combinations(range(2 * R), 2):
+        position = np.array([*pair, 2 * R, 3 * R])
+        other = replace(found, position=position, latents=drawn[torch.from_numpy(position)])
+        assert gap(other, networks, tiny_latents.codec, 0) >= ours - 1e-5
+
+
+def test_herding_passes_copies_over(drawn, tiny_latents, teacher, networks):
+    real = tiny_latents.positions("train")
+    drawn[0] = tiny_latents.read(real[tiny_latents.label[real] == 0][:1]).mean[0]
+    found = choose(drawn, LABELS, R, tiny_latents, teacher, SelectionOptions(kind="herding", veto=0.3), networks)
+    assert 0 not in found.position and found.summary() == {"vetoed": 1, "conceded": 0}

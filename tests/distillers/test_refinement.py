@@ -16,6 +16,7 @@ from rsdistill.distillers.refinement import RefinementOptions, refine
 from rsdistill.errors import CodecError, ModelError
 from rsdistill.imaging.pixels import augmented
 from rsdistill.training.trainer import step_generator
+from rsdistill.utils.options import plain
 
 NETWORKS = NetworkOptions(count=4, min_steps=2, steps=40, size=8, width=16, batch=16, views=2)
 OPTIONS = RefinementOptions(steps=30, lr=0.05, networks=NETWORKS)
@@ -50,11 +51,8 @@ def gap(latents, networks, codec, label):
     """How far a class's tiles are from its chips on average over all networks and many views."""
     tiles = latents[torch.from_numpy(LABELS == label)].repeat(32, 1, 1, 1)
     seen = augmented(networks.prepare(codec.decode(tiles)), step_generator(5))
-    means = [networks.features(n, seen).mean(0) for n in range(NETWORKS.count)]
-    pairs = zip(means, networks.means, strict=True)
-    return float(
-        torch.stack([(mean - every[label]).square().mean() / every.var(0).mean() for mean, every in pairs]).mean()
-    )
+    gaps = [(networks.see(n, seen)[0].mean(0) - networks.means(n)[label]).square().sum() for n in range(NETWORKS.count)]
+    return float(torch.stack(gaps).mean())
 
 
 def test_tiles_come_nearer_to_their_class(start, refined, networks, tiny_latents):
@@ -74,14 +72,13 @@ def test_the_loss_is_what_it_says(start, networks, tiny_latents):
     numbers = torch.randint(NETWORKS.count, (2,), generator=step_generator(9, 50, 0)).tolist()
     seen, wanted = networks.prepare(codec.decode(start + 0.1)), 0.0
     for turn, number in enumerate(numbers):
-        means = networks.means[number]
         for label in range(3):
             shown = augmented(seen[labels == label], step_generator(9, 51, 0, turn, label))
-            features = networks.features(number, shown)
-            wanted += (features.mean(0) - means[label]).square().mean() / means.var(0).mean() / 2
+            features, logits = networks.see(number, shown)
+            wanted += (features.mean(0) - networks.means(number)[label]).square().sum() / 2
             if number >= 2:
                 mine = torch.full((len(features),), label)
-                wanted += 0.3 * F.cross_entropy(networks.logits(number, features), mine) / 2
+                wanted += 0.3 * F.cross_entropy(logits, mine) / 2
     assert min(numbers) < 2 <= max(numbers)
     torch.testing.assert_close(module.training_step(0, 0).detach(), torch.as_tensor(wanted), rtol=1e-4, atol=1e-5)
 
@@ -175,12 +172,12 @@ def test_dpd_refines_what_it_chose(refining_dpd, tiny_dpd, tmp_path, monkeypatch
     assert set(networks.fit(None)) == {"val_oa_first", "val_oa_last"}
     results = []
     monkeypatch.setattr(dpd, "refine", lambda *given: results.append(refine(*given)) or results[-1])
-    made, plain = refining_dpd.distill(2), tiny_dpd.distill(2)
+    made, unrefined = refining_dpd.distill(2), tiny_dpd.distill(2)
     wanted = margin(tiny_dpd.teacher_(results[0]), torch.from_numpy(made.label))
     np.testing.assert_allclose(made.score, wanted.numpy(), rtol=1e-4, atol=1e-4)
-    assert np.array_equal(made.label, plain.label) and made.caption == plain.caption
-    changed = np.abs(made.image.astype(float) - plain.image).mean()
-    assert 0 < changed < 0.2 * plain.image.std()
+    assert np.array_equal(made.label, unrefined.label) and made.caption == unrefined.caption
+    changed = np.abs(made.image.astype(float) - unrefined.image).mean()
+    assert 0 < changed < 0.2 * unrefined.image.std()
     assert made.manifest["options"]["refinement"]["steps"] == 10
     networks.save(tmp_path)
     networks.load(tmp_path)
@@ -188,3 +185,20 @@ def test_dpd_refines_what_it_chose(refining_dpd, tiny_dpd, tmp_path, monkeypatch
     # Replacements are as they were generated.
     positions = np.array([1, 3])
     assert np.array_equal(refining_dpd.redraw(2, 0, positions, 1).image, tiny_dpd.redraw(2, 0, positions, 1).image)
+
+
+def test_dpd_herds_among_the_candidates_of_a_class(refining_dpd, tiny_data, tiny_latents, tiny_dpd, quiet):
+    networks = refining_dpd.refinement.networks
+    options = {"selection": {"kind": "herding"}, "refinement": {"networks": plain(networks)}, "candidates": 4}
+    method = create_distiller("dpd", sampling={"steps": 3}, **options)
+    method.attach(tiny_data, tiny_latents, trainer=quiet)
+    method.teacher_, method.model_ = tiny_dpd.teacher_, tiny_dpd.model_
+    step = method.steps()[-1]
+    assert step.name == "matching_networks"
+    step.fit(None)
+    made = method.distill(2)
+    again = method.redraw(2, 0, np.array([1, 4]), 1)
+    assert made.label.tolist() == [0, 0, 1, 1, 2, 2] and again.label.tolist() == [0, 2]
+    names = [info.name for info in tiny_data.classes]
+    assert all(names[label] in text for label, text in zip(made.label, made.caption, strict=True))
+    assert method.distill(2) == made and not np.array_equal(again.image, made.image[[1, 4]])
