@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument("--root", help="folder of the dataset")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the config, for all runs")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--rows", nargs="*", help="names of the rows to make; all unless given")
     parser.add_argument("--students", nargs="*", help="students to judge with; all unless given")
@@ -68,6 +69,7 @@ def _trained(study: dict[str, Any], name: str, over: dict[str, Any], options: ar
     given = {**study.get("options", {}), **over, "name": f"{study['name']}/{name}", "out": str(options.out)}
     if options.root:
         given["data.root"] = options.root
+    given |= dict(pair.split("=", 1) for pair in options.set)
     words = [word for key, value in given.items() if key != "name" for word in (f"--{key}", json.dumps(value))]
     values = merge_overrides(plain(config), words)
     config = replace(parse_config(values), name=given["name"])
