@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from helpers.pretrained_pipelines import tiny_weights
 
 from rsdistill.codecs import create_codec, load_codec
 from rsdistill.codecs.tiny import TinyCodec
@@ -13,21 +14,10 @@ from rsdistill.errors import BandError, CodecError, OptionError
 from rsdistill.imaging.normalisation import RangeNormalisation
 from rsdistill.testing import check_codec
 
-SMALL = {
-    "latent_channels": 4,
-    "encoder_block_out_channels": [8, 8],
-    "decoder_block_out_channels": [8, 8],
-    "num_encoder_blocks": [1, 1],
-    "num_decoder_blocks": [1, 1],
-}
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    AutoencoderTiny(**SMALL).save_pretrained(folder)
-    return str(folder)
+    return str(tiny_weights(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from helpers.pretrained_pipelines import tiny_weights
 from safetensors.torch import load_file, save_file
 
 from rsdistill.codecs.tiny_network import TinyNetwork, load_tiny
 from rsdistill.errors import CodecError
 
-SMALL = {
-    "latent_channels": 4,
-    "encoder_block_out_channels": [8, 8],
-    "decoder_block_out_channels": [8, 8],
-    "num_encoder_blocks": [1, 1],
-    "num_decoder_blocks": [1, 1],
-}
 LAYOUT = {"latent_channels": 5}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    torch.manual_seed(0)
-    AutoencoderTiny(**SMALL).save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
+    return tiny_weights(tmp_path / "tiny")
 
 
 @pytest.fixture
@@ -116,7 +108,7 @@ def test_damaged_weights_are_named_with_what_to_do_offline(name, folder, file, t
 
 
 def test_an_autoencoder_for_other_bands_is_refused(tmp_path):
-    AutoencoderTiny(**SMALL, in_channels=4, out_channels=4).save_pretrained(tmp_path)
+    tiny_weights(tmp_path, in_channels=4, out_channels=4)
     with pytest.raises(CodecError, match="takes 4 bands and gives 4"):
         load_tiny(str(tmp_path))
 

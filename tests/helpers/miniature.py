@@ -10,10 +10,6 @@ CONFIGS = TESTS.parent / "configs"
 # What makes any config small; the dataset and its bands stay the config's own.
 MINIATURE = {
     "data.size": 16,
-    "codec.options.patch": 4,
-    "codec.options.block_channels": "[16]",
-    "codec.options.latent_channels": 4,
-    "codec.options.steps": 4,
     "encode.views": 2,
     "distill.ipc": 2,
     "distill.options.teacher.width": 8,
@@ -38,11 +34,20 @@ MINIATURE = {
     "export.allow_blocked": "true",
     "trainer.progress": "false",
 }
+MINIATURE_KL = {
+    "codec.options.patch": 4,
+    "codec.options.block_channels": "[16]",
+    "codec.options.latent_channels": 4,
+    "codec.options.steps": 4,
+}
 
 
 def miniature(out: Path, **others: object) -> list[str]:
     """Command-line options that make a config small; ``__`` in a name stands for a dot."""
-    options = MINIATURE | {name.replace("__", "."): value for name, value in others.items()} | {"out": out}
+    given = {name.replace("__", "."): value for name, value in others.items()}
+    # Pretrained codecs have their own shape.
+    own = {} if "codec.options.source" in given else MINIATURE_KL
+    options = MINIATURE | own | given | {"out": out}
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
@@ -23,6 +24,22 @@ PROMPTS = ["A satellite image of forest", "A satellite image of beach", "A satel
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 # Widths that group norm of 32 groups allows at the finest resolution; the real ones are 320, 640, 1280, 1280.
 WIDTHS = (32, 32, 64, 64)
+
+# A tiny autoencoder of two resolutions in place of four.
+TINY = {
+    "latent_channels": 4,
+    "encoder_block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "num_encoder_blocks": [1, 1],
+    "num_decoder_blocks": [1, 1],
+}
+
+
+def tiny_weights(folder, **config):
+    """The folder of a tiny autoencoder in diffusers' format, with weights that nothing trained."""
+    torch.manual_seed(0)
+    AutoencoderTiny(**TINY, **config).save_pretrained(folder)
+    return folder
 
 
 def _text_encoder(tokenizer, width, layers, heads, activation):

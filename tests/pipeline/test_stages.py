@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from helpers.fake_scenes import write_dataset, write_folder
 from helpers.miniature import CONFIGS, miniature, synthetic
+from helpers.pretrained_pipelines import tiny_weights
 
 from rsdistill.cli.main import main
 from rsdistill.distilled import DistilledSet
@@ -112,10 +113,11 @@ def test_every_config_runs_at_miniature_size(path, tmp_path):
         write_folder(tmp_path / "data", per_class=8)
         options = miniature(tmp_path, data__root=tmp_path / "data", distill__seeds="[0]")
     else:
-        name = "eurosat" if path.stem == "eurosat_ms" else path.stem
+        name = path.stem.split("_")[0]
         classes = {"ucmerced": ("beach", "forest"), "aid": ("Beach", "Forest"), "eurosat": ("Forest", "River")}[name]
         write_dataset(tmp_path / "data", name, classes, per_class=8)
-        options = miniature(tmp_path, data__root=tmp_path / "data", distill__seeds="[0]")
+        weights = {"codec__options__source": tiny_weights(tmp_path / "tiny")} if path.stem.endswith("tiny") else {}
+        options = miniature(tmp_path, data__root=tmp_path / "data", distill__seeds="[0]", **weights)
     assert main(["run", str(path), *options]) == 0
     distilled = load(tmp_path, path.stem)
     assert set(distilled.label) == set(range(len(distilled.classes)))

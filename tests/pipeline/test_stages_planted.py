@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 import zarr
-from helpers.miniature import MINIATURE
+from helpers.miniature import MINIATURE, MINIATURE_KL
 from helpers.planted_marks import MARK, marked_chips, opened, traces, write_marked
 from PIL import Image
 from safetensors.numpy import save_file
@@ -45,7 +45,7 @@ def run(marked, out, method, policy, monkeypatch):
     known = DISTILLERS.get(method).options()
     small = {
         name: value
-        for name, value in MINIATURE.items()
+        for name, value in (MINIATURE | MINIATURE_KL).items()
         if not name.startswith("distill.options.") or name.split(".")[2] in known
     }
     if "steps" in known:
