@@ -273,10 +273,15 @@ class CodecTraining(lightning.LightningModule):
         return 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what is not frozen, one cycle of the learning rate."""
-        trained = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(trained, self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.lr, total_steps=self.steps + 1, pct_start=_WARM_UP, cycle_momentum=False
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """See :func:`one_cycle`."""
+        return one_cycle(self.vae, self.lr, self.steps)
+
+
+def one_cycle(network: torch.nn.Module, lr: float, steps: int) -> dict[str, Any]:
+    """AdamW over what is not frozen, and one cycle of the learning rate over so many steps, as Lightning takes them."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, lr, total_steps=steps + 1, pct_start=_WARM_UP, cycle_momentum=False
+    )
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -12,6 +12,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from rsdistill.bands import BandSet
+from rsdistill.codecs.autoencoder import one_cycle
 from rsdistill.codecs.base import CODECS, Codec
 from rsdistill.codecs.losses import LossOptions, reconstruction_loss
 from rsdistill.codecs.pretrained import find_colours, nearest_colours
@@ -27,7 +28,6 @@ _WEIGHTS = "tiny.safetensors"
 _BATCH = 64
 # Latents are given without a spread of their own: the networks are no variational ones.
 _LOGVAR = -30.0
-_WARM_UP = 0.05
 # What a processor must be able to do for half precision to be faster than full.
 _BF16 = ("avx512_bf16", "amx_bf16")
 
@@ -257,9 +257,4 @@ class _Training(lightning.LightningModule):
         return terms.total
 
     def configure_optimizers(self) -> Any:
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(trained, self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.lr, total_steps=self.steps + 1, pct_start=_WARM_UP, cycle_momentum=False
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return one_cycle(self.network, self.lr, self.steps)
