@@ -50,8 +50,8 @@ class TinyCodec(Codec):
         source: Safetensors file in the layout of TAEF2, folder in diffusers' format, or hub id, with ``@revision``
             for a fixed one.
         local_files_only: Never look on the hub beyond what is already downloaded.
-        trained: What the fit changes: ``none``, ``ends`` (first and last convolution), ``all``. Unless given, none
-            for red, green and blue alone, and the ends where there are further bands.
+        trained: What the fit changes: ``none``, ``ends`` (first and last convolution), ``all``; ``auto`` is none for
+            red, green and blue alone, and the ends where there are further bands.
         steps: Optimiser steps of the fit, where it changes anything.
         batch: Chips a step.
         lr: Peak learning rate.
@@ -72,7 +72,7 @@ class TinyCodec(Codec):
         bands: BandSet,
         source: str = "madebyollin/taesd",
         local_files_only: bool = False,
-        trained: Literal["none", "ends", "all"] | None = None,
+        trained: Literal["auto", "none", "ends", "all"] = "auto",
         steps: Annotated[int, Field(ge=1)] = 300,
         batch: Annotated[int, Field(ge=1)] = 16,
         lr: Annotated[float, Field(gt=0)] = 1e-3,
@@ -132,7 +132,8 @@ class TinyCodec(Codec):
         entering = [self.colours.index(b) if b in self.colours else None for b in range(len(self.bands))]
         network.extend(entering, nearest_colours(self.bands, self.colours))
         self._network = network
-        trained = self.trained or ("ends" if len(self.bands) > len(self.colours) else "none")
+        automatic = "ends" if len(self.bands) > len(self.colours) else "none"
+        trained = automatic if self.trained == "auto" else self.trained
         network.requires_grad_(trained == "all")
         if trained != "none":
             network.encoder.layers[0].requires_grad_(True)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderTiny
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -25,7 +26,7 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, Safet
 # What a machine with a network, or one without, does about weights that are not there.
 _REMEDY = (
     "name a .safetensors file, a folder in diffusers' format, or a hub id that this machine can download or has in "
-    "its cache; without a network, download it elsewhere and name the folder, or choose codec 'perceptual' or 'kl'"
+    "its cache; without a network, download it elsewhere and name the folder, or choose codec 'kl'"
 )
 
 
@@ -151,14 +152,21 @@ def load_tiny(source: str, local_files_only: bool = False) -> TinyNetwork:
 
 
 def _from_diffusers(source: str, local_files_only: bool) -> TinyNetwork:
-    place, revision = source, None
-    if not Path(source).expanduser().is_dir():
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
         found = HUB_ID.fullmatch(source)
         if found is None:
             raise OSError("there is no such file or folder")
-        place, revision = found["id"], found["revision"]
+        folder = Path(
+            snapshot_download(
+                found["id"],
+                revision=found["revision"],
+                allow_patterns=["config.json", "*.safetensors"],
+                local_files_only=local_files_only,
+            )
+        )
     loaded: Any = AutoencoderTiny.from_pretrained(
-        place, revision=revision, local_files_only=local_files_only, use_safetensors=True, output_loading_info=True
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     tiny, report = loaded
     if report["missing_keys"]:
