@@ -42,8 +42,8 @@ class TinyCodec(Codec):
 
     Its decoder was trained to give plausible pictures from latents that are not quite right, which is what a small
     denoiser draws; so its tiles show scenes where those of a codec with a better PSNR show texture. Bands beyond
-    red, green and blue enter through the first and leave through the last convolution, each from the weights of the
-    colour nearest in wavelength.
+    red, green and blue enter through the first convolution, with weight zero at the start, and leave through the last,
+    from the weights of the colour nearest in wavelength.
 
     Args:
         bands: Bands to encode; one near red, one near green and one near blue among them.

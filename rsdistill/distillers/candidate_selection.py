@@ -312,7 +312,7 @@ def matched_features(
     count = networks.options.count
     rows = []
     for part in latents.split(_DECODED):
-        seen = networks.prepare(codec.decode(part))
+        seen = networks.prepare(codec.decode(part)).to(networks.device)
         rows.append(torch.cat([networks.see(number, seen)[0] for number in range(count)], 1).cpu())
     wanted = torch.cat([networks.means(number)[label] for number in range(count)]).cpu()
     return wanted.double().numpy(), torch.cat(rows).double().numpy()

@@ -96,6 +96,7 @@ def test_half_precision_is_near_full(fitted, rgb_data, source):
     half = TinyCodec(rgb_data.bands, source, precision="bf16").fit(rgb_data)
     chips = torch.from_numpy(rgb_data.val.images())
     assert half.reconstruct(chips).dtype == torch.float32
+    assert not torch.equal(half.encode(chips), fitted.encode(chips))
     torch.testing.assert_close(half.encode(chips), fitted.encode(chips), atol=0.2, rtol=0)
 
 
