@@ -17,6 +17,7 @@ from rsdistill.diffusion.teacher import LatentTeacher, margin
 from rsdistill.distilled import quantise
 from rsdistill.distillers.matching_networks import MatchingNetworks
 from rsdistill.imaging.similarity import copy_ratios
+from rsdistill.utils.clustering import greedy_herding
 
 _PART = 256
 _DECODED = 64
@@ -99,27 +100,21 @@ def herded(features: FloatArray, target: FloatArray, count: int) -> NDArray[np.i
     Returns:
         Positions of the chosen ones, int64 (count,).
 
-    Source: Welling, Herding dynamical weights to learn, 2009, for the greedy choice.
+    Source: Welling 2009, as in :func:`greedy_herding`; the exchanges are ours.
     """
     # All distances follow from inner products about the target.
     centred = features - target
     products = centred @ centred.T
-    own, chosen = np.diag(products), list[int]()
-    to_sum = np.zeros(len(features))
-    free = np.ones(len(features), bool)
-    for _ in range(count):
-        best = int(np.where(free, 2.0 * to_sum + own, np.inf).argmin())
-        chosen.append(best)
-        free[best] = False
-        to_sum += products[best]
+    own, chosen = np.diag(products), greedy_herding(features, target, count)
+    to_sum, free = products[chosen].sum(axis=0), np.ones(len(features), bool)
+    free[chosen] = False
     for _ in range(_MOST_EXCHANGES):
         # Square of the sum after candidate j takes the place of chosen one i, less what it is now.
-        places = np.array(chosen)
         change = (
-            own[places][:, None]
+            own[chosen][:, None]
             + own[None, :]
-            - 2.0 * products[places]
-            - 2.0 * to_sum[places][:, None]
+            - 2.0 * products[chosen]
+            - 2.0 * to_sum[chosen][:, None]
             + 2.0 * to_sum[None, :]
         )
         change[:, ~free] = np.inf
@@ -128,8 +123,8 @@ def herded(features: FloatArray, target: FloatArray, count: int) -> NDArray[np.i
             break
         free[chosen[place]], free[candidate] = True, False
         to_sum += products[candidate] - products[chosen[place]]
-        chosen[place] = int(candidate)
-    return np.array(chosen)
+        chosen[place] = candidate
+    return chosen
 
 
 def unit_features(features: torch.Tensor, centre: torch.Tensor) -> FloatArray:

@@ -13,7 +13,7 @@ from rsdistill.distilled import DistilledSet
 from rsdistill.distillers.base import DISTILLERS, Distiller, Requirements, check_class_sizes
 from rsdistill.errors import DatasetError
 from rsdistill.training.trainer import derived_seed
-from rsdistill.utils.clustering import find_clusters, pooled_features
+from rsdistill.utils.clustering import find_clusters, greedy_herding, pooled_features
 
 # Stream of random numbers of further candidates.
 _REDRAW = 61
@@ -128,14 +128,7 @@ class Herding(_LatentSubset):
 
     def choose_by(self, features: Features, ipc: int, seed: int) -> NDArray[np.int64]:
         """Choose greedily; the seed plays no part."""
-        mean, total = features.mean(axis=0), np.zeros(features.shape[1])
-        chosen: list[int] = []
-        for count in range(1, ipc + 1):
-            distance = np.linalg.norm((total + features) / count - mean, axis=1)
-            distance[chosen] = np.inf
-            chosen.append(int(distance.argmin()))
-            total += features[chosen[-1]]
-        return np.asarray(chosen, np.int64)
+        return greedy_herding(features, features.mean(axis=0), ipc)
 
 
 @DISTILLERS.register(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,20 @@ def pooled_features(latents: torch.Tensor, grid_size: int) -> NDArray[np.float32
     """Latents (N, C, h, w) to pooled, flattened, L2-normalised features (N, D)."""
     pooled = F.adaptive_avg_pool2d(latents, grid_size) if grid_size < latents.shape[-1] else latents
     return F.normalize(pooled.flatten(1)).numpy()
+
+
+def greedy_herding(features: NDArray[Any], target: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Positions of so many features (n, D), each bringing the mean of the chosen nearest to a target (D,).
+
+    Source: Welling, Herding dynamical weights to learn, 2009.
+    """
+    total, chosen = np.zeros(features.shape[1]), list[int]()
+    for size in range(1, count + 1):
+        distance = np.linalg.norm((total + features) / size - target, axis=1)
+        distance[chosen] = np.inf
+        chosen.append(int(distance.argmin()))
+        total += features[chosen[-1]]
+    return np.asarray(chosen, np.int64)
 
 
 def find_clusters(features: NDArray[np.float32], count: int, seed: int) -> KMeans:
